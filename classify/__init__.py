@@ -1,0 +1,1 @@
+"""Stage 2: train, compare and keep classifiers on cached embeddings."""

@@ -1,0 +1,258 @@
+"""The nouns of a comparison: what compare fills, what the statistics are computed from, what a report renders."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+RESULTS_FORMAT = "sslfeat-results"
+RESULTS_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A score pooled over all predictions, with its 95 % interval from resampling speakers."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """The mean of one score per fold, and its standard deviation (``ddof=0``) over the folds."""
+
+    mean: float
+    std: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Folds:
+    """How one protocol divided the utterances.
+
+    Parameters
+    ----------
+    protocol : str
+        Name of the protocol, as the command line spells it.
+    claim : str
+        A sentence on what scores under this protocol may claim.
+    optimistic : bool
+        Whether the test parts hold speakers that were trained on, so that scores are higher than new speakers
+        would give.
+    names : tuple of str
+        One name per fold, as the speaker that it leaves out.
+    tested_in : tuple of tuple of int, shape (repetition, utterance)
+        The fold that tests each utterance; -1 where the repetition tests it in none. Most protocols have one
+        repetition, which tests every utterance once.
+    audit : str
+        A sentence on what was checked to be on one side only.
+    """
+
+    protocol: str
+    claim: str
+    optimistic: bool
+    names: tuple[str, ...]
+    tested_in: tuple[tuple[int, ...], ...]
+    audit: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One row of the table: features of one cache, one classifier, one protocol.
+
+    Parameters
+    ----------
+    cache, encoder : str
+        Name of the cache (its file's stem) and model id of its encoder.
+    layer : int or None
+        The layer; None where ``selection`` says which layers instead.
+    selection : str
+        Empty, ``best`` (chosen inside each training part) or ``all`` (weighted inside the classifier).
+    pooling, classifier, protocol : str
+        As the command line spells them.
+    optimistic : bool
+        Whether the protocol is: such a row must be marked wherever it is shown.
+    accuracy, balanced_accuracy, f1_macro : Estimate
+        Pooled over all predictions; the field's WA, UA (= UAR) and macro F1. Labels that the tested utterances
+        lack don't enter the two averages.
+    fold_accuracy, fold_balanced_accuracy, fold_f1_macro : Spread
+        The same scores computed per fold. A fold's averages are over the labels that its test part has.
+    recall : tuple of float or None
+        Per label of the comparison; None where no utterance of the label was tested.
+    confusion : tuple of tuple of int, shape (label, label)
+        Counts; rows are true labels, columns predicted ones.
+    speaker_scores, sex_scores : mapping of str to float
+        Balanced accuracy of each speaker's and each sex's utterances, over the labels that they have.
+    seconds : float
+        Time of fitting and predicting all folds; rows that were trained together share theirs equally.
+    predictions : tuple of tuple of int, shape (repetition, utterance)
+        Index of the predicted label, -1 where the utterance was not tested; aligned with ``Folds.tested_in``.
+    chosen : tuple of str
+        What was selected inside each fold's training part, one sentence per fold; empty where nothing was.
+    warnings : tuple of str
+        Each distinct warning of the classifier, with the number of folds that gave it.
+    """
+
+    cache: str
+    encoder: str
+    layer: int | None
+    pooling: str
+    classifier: str
+    protocol: str
+    optimistic: bool
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    f1_macro: Estimate
+    fold_accuracy: Spread
+    fold_balanced_accuracy: Spread
+    fold_f1_macro: Spread
+    recall: tuple[float | None, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    speaker_scores: Mapping[str, float]
+    sex_scores: Mapping[str, float]
+    seconds: float
+    predictions: tuple[tuple[int, ...], ...]
+    selection: str = ""
+    chosen: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> str:
+        """The layer as text, or which layers the row used instead of one."""
+        return self.selection or str(self.layer)
+
+    @property
+    def title(self) -> str:
+        """The row in words: ``emodb, layer 9, mean, logistic``."""
+        return f"{self.cache}, layer {self.layers}, {self.pooling}, {self.classifier}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Everything that a comparison found: enough to render any report without the caches.
+
+    Parameters
+    ----------
+    labels : tuple of str
+        The emotions, sorted; other fields refer to them by index.
+    utterance_ids, speakers, sexes : tuple of str, one per utterance
+        An unknown sex is the empty string.
+    truth : tuple of int, one per utterance
+        Index of the true label.
+    folds : tuple of Folds
+        One per protocol; the first is the one that was asked for.
+    results : tuple of Result
+    caches : mapping of str to mapping
+        The feature spec of each cache by name, as plain values.
+    notes : tuple of str
+        Plain sentences that a reader of the table must know.
+    command : str
+        The command line; empty where there was none.
+    versions : mapping of str to str
+        Versions of the software by package.
+    random_state : int
+        The seed.
+    """
+
+    labels: tuple[str, ...]
+    utterance_ids: tuple[str, ...]
+    speakers: tuple[str, ...]
+    sexes: tuple[str, ...]
+    truth: tuple[int, ...]
+    folds: tuple[Folds, ...]
+    results: tuple[Result, ...]
+    caches: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...] = ()
+    command: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    random_state: int = 0
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol that was asked for."""
+        return self.folds[0].protocol
+
+    @property
+    def claim(self) -> str:
+        """A sentence on what scores under that protocol may claim."""
+        return self.folds[0].claim
+
+    @property
+    def audit(self) -> str:
+        """A sentence on what was checked to be on one side only."""
+        return self.folds[0].audit
+
+    @property
+    def num_speakers(self) -> int:
+        """How many people speak."""
+        return len(set(self.speakers))
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Utterances per label."""
+        counts = dict.fromkeys(self.labels, 0)
+        for index in self.truth:
+            counts[self.labels[index]] += 1
+        return counts
+
+    @property
+    def best(self) -> Result:
+        """The row of highest balanced accuracy; optimistic rows only where there is no other."""
+        honest = [result for result in self.results if not result.optimistic]
+        return max(honest or self.results, key=lambda result: result.balanced_accuracy.value)
+
+    def folds_of(self, result: Result) -> Folds:
+        """Return the folds that a row's predictions were made under."""
+        return next(folds for folds in self.folds if folds.protocol == result.protocol)
+
+    def to_json(self) -> str:
+        """Return the comparison as JSON text; equal comparisons give equal text."""
+        record = {"format": RESULTS_FORMAT, "version": RESULTS_VERSION, **dataclasses.asdict(self)}
+        return json.dumps(record, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a comparison back from its JSON text.
+
+        Raises
+        ------
+        ValueError
+            Where the text is no JSON object of this format and version, or is cut or changed.
+        """
+        try:
+            record = json.loads(text)
+            name, version = record.pop("format"), record.pop("version")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            msg = f"results must be a JSON object with a format and a version. It can't be read ({error!r})."
+            raise ValueError(msg) from error
+        if name != RESULTS_FORMAT or version != RESULTS_VERSION:
+            msg = (
+                f"results must have format {RESULTS_FORMAT!r}, version {RESULTS_VERSION}. "
+                f"Got {name!r}, version {version!r} instead; run fit again, or use the release that wrote them."
+            )
+            raise ValueError(msg)
+        try:
+            record["folds"] = tuple(Folds(**_tuples(folds)) for folds in record["folds"])
+            record["results"] = tuple(_result(result) for result in record["results"])
+            return cls(**_tuples(record))
+        except (TypeError, KeyError, AttributeError) as error:
+            msg = f"results must have the fields of a comparison. They can't be read ({error})."
+            raise ValueError(msg) from error
+
+
+def _result(record: dict[str, Any]) -> Result:
+    for field in dataclasses.fields(Result):
+        if field.type is Estimate:
+            record[field.name] = Estimate(**record[field.name])
+        elif field.type is Spread:
+            record[field.name] = Spread(**record[field.name])
+    return Result(**_tuples(record))
+
+
+def _tuples(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; the nouns hold tuples, so that they stay as they were written."""
+    return {key: _tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+
+
+def _tuple(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(_tuple(value) if isinstance(value, list) else value for value in values)
