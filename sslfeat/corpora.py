@@ -1,0 +1,300 @@
+"""Read a corpus folder: file names in, utterances out. All of a corpus's own spelling ends here.
+
+What is known of each corpus is its entry in :mod:`sslfeat.catalogue`; this is the one reader for all of them.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from cache.schema import Utterance
+from sslfeat.audio import AUDIO_SUFFIXES
+from sslfeat.catalogue import CORPORA, SEXES, Corpus
+
+__all__ = ["CORPORA", "Corpus", "CorpusError", "CorpusListing", "guess_corpus", "read_corpus"]
+
+NUM_EXAMPLES = 3
+
+
+class CorpusError(ValueError):
+    """A folder that can't be read as the corpus it was said or guessed to be; the message leads with it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusListing:
+    """What a corpus folder holds, from its names alone.
+
+    Parameters
+    ----------
+    name : str
+        Key of the corpus in ``CORPORA``.
+    guessed : bool
+        Whether the key was guessed from the names.
+    root : Path
+        The folder.
+    utterances : list of Utterance
+        Sorted by id; ``path`` is relative to ``root``.
+    notes : list of str
+        Sentences on what was skipped, and on counts that differ from the published ones.
+    unexpected : list of str
+        Audio files whose names don't fit, relative to ``root``.
+    missing : list of str
+        Published names that aren't there, for corpora whose names are known one by one.
+    is_complete : bool
+        Whether files and names are exactly the published ones.
+    """
+
+    name: str
+    guessed: bool
+    root: Path
+    utterances: list[Utterance]
+    notes: list[str]
+    unexpected: list[str]
+    missing: list[str]
+    is_complete: bool
+
+
+def guess_corpus(corpus_dir: str | Path) -> str:
+    """Return the key of the one corpus whose naming scheme fits the folder's audio files best.
+
+    Raises
+    ------
+    CorpusError
+        Where the folder is missing, is a file or has no audio; where the names fit no corpus, or several alike.
+    """
+    root = Path(corpus_dir)
+    return _guess(root, _audio_files(root))
+
+
+def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusListing:
+    """List the utterances of a corpus folder.
+
+    Parameters
+    ----------
+    corpus_dir : str or Path
+        The folder, at any level above the audio.
+    corpus : str, optional
+        Key in ``CORPORA``; guessed from the names where it isn't given.
+
+    Returns
+    -------
+    CorpusListing
+        Utterances sorted by id, and what is to be said of the folder.
+
+    Raises
+    ------
+    CorpusError
+        Where the folder is missing, is a file or has no audio; where the corpus is unknown, can't be guessed, or isn't
+        the one the names are of.
+    """
+    if corpus is not None and corpus not in CORPORA:
+        msg = f"no corpus {corpus!r}; known are {', '.join(CORPORA)}."
+        raise CorpusError(msg)
+    root = Path(corpus_dir)
+    paths = _audio_files(root)
+    entry = CORPORA[corpus or _guess(root, paths)]
+    notes = []
+    skipped = [path for path in paths if set(path.split("/")[:-1]) & set(entry.skipped_folders)]
+    if skipped:
+        folders = sorted({part for path in skipped for part in path.split("/")} & set(entry.skipped_folders))
+        notes.append(f"{', '.join(folders)}: {_files(len(skipped))} skipped, they are no utterances.")
+    published = frozenset(entry.names()) if entry.names else None
+    taken: set[str] = set()
+    seen: Counter[str] = Counter()
+    codes: Counter[str] = Counter()
+    utterances, unexpected, unpublished = [], [], []
+    for path in sorted(set(paths) - set(skipped)):
+        fields = _match(entry, path)
+        if fields is None:
+            unexpected.append(path)
+            continue
+        name = entry.name.format(**fields)
+        if published is not None and name not in published:
+            unpublished.append(path)
+            continue
+        seen[name] += 1
+        if seen[name] == 1:
+            codes[fields["label"]] += 1
+        identity = f"{entry.family}/{name}"
+        if identity in taken:
+            identity = f"{entry.family}/{path.removesuffix(PurePosixPath(path).suffix)}"
+        if identity in taken:  # the same path with two suffixes
+            identity = f"{entry.family}/{path}"
+        taken.add(identity)
+        utterances.append(_utterance(entry, identity, path, fields))
+    if len(utterances) <= len(unexpected):
+        _refuse_misfit(root, entry, paths, len(utterances))
+    missing = sorted(published - seen.keys()) if published else []
+    notes += _remarks_on_names(entry, unexpected, unpublished, seen)
+    differences = _differences(entry, codes, missing)
+    return CorpusListing(
+        name=entry.key,
+        guessed=corpus is None,
+        root=root,
+        utterances=sorted(utterances, key=lambda utterance: utterance.id),
+        notes=notes + differences,
+        unexpected=sorted(unexpected + unpublished),
+        missing=missing,
+        is_complete=not (unexpected or unpublished or differences or len(seen) < len(utterances)),
+    )
+
+
+def _audio_files(root: Path) -> list[str]:
+    """Return the audio files under a folder, relative to it, following links but no link twice."""
+    if not root.exists():
+        msg = f"{root}: no such folder."
+        raise CorpusError(msg)
+    if not root.is_dir():
+        msg = f"{root}: a file, and a corpus is a folder. Give the folder that holds its audio."
+        raise CorpusError(msg)
+    paths: list[str] = []
+    visited: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        # macOS leaves ._name beside a file and __MACOSX in a zip: same suffix, no audio.
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
+        prefix = Path(folder).relative_to(root).as_posix() + "/"
+        prefix = "" if prefix == "./" else prefix
+        paths += [
+            prefix + name
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122
+        ]
+    if not paths:
+        msg = f"{root}: no audio in it ({', '.join(sorted(AUDIO_SUFFIXES))}). Give the folder that holds the corpus."
+        raise CorpusError(msg)
+    return sorted(paths)
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(f"(?:^|/){pattern}$")
+
+
+def _match(entry: Corpus, path: str) -> dict[str, str] | None:
+    """Return the groups of a name, and its stem; nothing where the name isn't of the corpus."""
+    pure = PurePosixPath(path)
+    match = _compiled(entry.pattern).search(path.removesuffix(pure.suffix))
+    if match is None or match["label"] not in entry.labels:
+        return None
+    return {"stem": pure.stem} | {name: value or "" for name, value in match.groupdict().items()}
+
+
+def _utterance(entry: Corpus, identity: str, path: str, fields: dict[str, str]) -> Utterance:
+    native_label, label = entry.labels[fields["label"]]
+    speaker = fields.get("speaker", "")
+    return Utterance(
+        id=identity,
+        path=path,
+        corpus=entry.family,
+        speaker=f"{entry.family}:{speaker}" if speaker else "",
+        sex=entry.sexes.get(speaker, "") or SEXES.get(fields.get("sex", "").lower(), ""),
+        label=label,
+        native_label=native_label,
+        text=fields.get("text", ""),
+        session=fields.get("session", ""),
+        split=fields.get("split", ""),
+    )
+
+
+def _fits(paths: Sequence[str]) -> dict[str, int]:
+    """Return how many of the paths fit each corpus, best first, without those that none fits."""
+    counts = {
+        entry.key: sum(_match(entry, path) is not None for path in paths)
+        for entry in CORPORA.values()
+        if not entry.variant_of
+    }
+    return dict(sorted(((key, n) for key, n in counts.items() if n), key=lambda item: -item[1]))
+
+
+def _guess(root: Path, paths: Sequence[str]) -> str:
+    fits = _fits(paths)
+    best = [key for key, count in fits.items() if count == max(fits.values())]
+    if len(best) == 1 and 2 * fits[best[0]] > len(paths):
+        return best[0]
+    shown = f"The names ({_examples(paths)}) fit "
+    if len(best) > 1:
+        msg = f"{root}: can't tell which corpus this is. {shown}{' and '.join(best)}; name one of them."
+    elif best:
+        msg = (
+            f"{root}: can't tell which corpus this is. {shown}{best[0]} in {fits[best[0]]} of {len(paths)} files "
+            f"only; name one of {', '.join(CORPORA)}."
+        )
+    else:
+        msg = (
+            f"{root}: can't tell which corpus this is. {shown}none that is known: {', '.join(CORPORA)}. "
+            "Describe a corpus of your own by a manifest."
+        )
+    raise CorpusError(msg)
+
+
+def _refuse_misfit(root: Path, entry: Corpus, paths: Sequence[str], num_read: int) -> None:
+    """Raise where the names are another corpus's, or nobody's."""
+    better = [key for key, count in _fits(paths).items() if count > num_read and key != entry.family]
+    if num_read and not better:
+        return
+    came = f"{num_read} of {len(paths)} files" if num_read else "no file"
+    fit = f" They fit {better[0]}." if better else ""
+    msg = (
+        f"{root}: {came} named as in {entry.key} ({', '.join(entry.examples)}). The names look like "
+        f"{_examples(paths)}.{fit}"
+    )
+    raise CorpusError(msg)
+
+
+def _remarks_on_names(
+    entry: Corpus, unexpected: Sequence[str], unpublished: Sequence[str], seen: Counter[str]
+) -> list[str]:
+    notes = []
+    if unexpected:
+        notes.append(
+            f"{_files(len(unexpected))} skipped, not named as in {entry.key}: {_examples(unexpected)}."
+        )
+    if unpublished:
+        notes.append(
+            f"{_files(len(unpublished))} skipped, not among the {entry.num_files} that {entry.key} published: "
+            f"{_examples(unpublished)}."
+        )
+    copies = seen.total() - len(seen)
+    if copies:
+        repeated = [name for name, count in seen.items() if count > 1]
+        notes.append(
+            f"{_files(copies)} named like another one ({_examples(repeated)}); whether they are copies shows when they "
+            "are decoded."
+        )
+    return notes
+
+
+def _differences(entry: Corpus, codes: Counter[str], missing: Sequence[str]) -> list[str]:
+    """Return what differs from the published counts, as sentences."""
+    notes = []
+    if codes.total() != entry.num_files:
+        tail = f" Missing: {_examples(missing)}." if missing else ""
+        notes.append(f"{codes.total()} utterances, {entry.key} has {entry.num_files}.{tail}")
+    off = [
+        f"{entry.labels[code][0]} {codes[code]} of {count}"
+        for code, count in entry.counts.items()
+        if codes[code] != count
+    ]
+    if off:
+        notes.append(f"Counts that differ from the published ones: {', '.join(off)}.")
+    return notes
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _examples(names: Iterable[str]) -> str:
+    """Return up to three names, and how many more there are: ``a.wav, b.wav, c.wav, ... (4 more)``."""
+    names = list(names)
+    more = len(names) - NUM_EXAMPLES
+    return ", ".join(names[:NUM_EXAMPLES]) + (f", ... ({more} more)" if more > 0 else "")
