@@ -112,13 +112,17 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicate:
-    """An utterance that has no row because its samples are those of another, named by ``original_id``."""
+    """An utterance that has no row because its samples are those of another, named by ``original_id``.
+
+    ``audio_hash`` is that of both: where the original's row has another one by now, this is no duplicate any more.
+    """
 
     id: str
     path: str
     original_id: str
     label: str = ""
     original_label: str = ""
+    audio_hash: str = ""
     file_size: int = 0
     file_mtime_ns: int = 0
 
