@@ -320,18 +320,26 @@ def _checked(path: Path, call: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _is_cut_short(path: Path, file: soundfile.SoundFile) -> bool:
     """Return whether a format that libsndfile reads to whatever end it finds was meant to be longer."""
-    if file.format == "OGG":  # the last page must carry the end-of-stream flag (RFC 3533 section 6)
-        with path.open("rb") as raw:
-            raw.seek(max(0, path.stat().st_size - _OGG_MAX_PAGE))
-            tail = raw.read()
-        page = tail.rfind(b"OggS")
-        return page >= 0 and not (len(tail) > page + 5 and tail[page + 5] & _OGG_END_OF_STREAM)
+    if file.format == "OGG":
+        return _lacks_last_page(path)
     for promised, held in _PROMISE.findall(file.extra_info):
         missing = 1 - int(held) / max(1, int(promised))
         if int(promised) < _UNKNOWN_SIZE and missing > 0:
             seconds = file.frames / file.samplerate * missing / max(1e-9, 1 - missing)
             return bool(seconds > TRUNCATION_TOLERANCE)
     return False
+
+
+def _lacks_last_page(path: Path) -> bool:
+    """Return whether an Ogg file doesn't end in a whole page with the end-of-stream flag (RFC 3533 section 6)."""
+    with path.open("rb") as raw:
+        raw.seek(max(0, path.stat().st_size - 2 * _OGG_MAX_PAGE))
+        tail = raw.read()
+    page = tail[max(0, tail.rfind(b"OggS\0")) :]
+    if len(page) < 27 or not page[5] & _OGG_END_OF_STREAM:
+        return True
+    table = page[27 : 27 + page[26]]  # the lengths of the page's segments
+    return len(page) < 27 + page[26] + sum(table)
 
 
 @contextlib.contextmanager
@@ -342,11 +350,11 @@ def _open_pyav(path: Path, start: float, end: float) -> Iterator[_Stream]:
         msg = f"{path}: m4a, mp4 and webm need PyAV. Run `pip install av`, or convert the file to wav."
         raise AudioError(msg) from None
     try:
-        container = av.open(os.fspath(path))
+        opened = av.open(os.fspath(path))
     except av.FFmpegError as error:
         msg = f"{path}: no audio format that can be read. Convert it to wav or flac, or leave it out."
         raise AudioError(msg) from error
-    with container:
+    with opened as container:
         if not container.streams.audio:
             msg = f"{path}: no audio track in it. Leave it out."
             raise AudioError(msg)

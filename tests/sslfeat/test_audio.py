@@ -1,0 +1,493 @@
+import contextlib
+import hashlib
+import math
+import os
+import struct
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from sslfeat import audio
+from sslfeat.audio import AudioError, decode
+
+
+def speechlike(num_samples, num_channels=1, seed=0):
+    """Integers, so that every lossless format holds them exactly."""
+    noise = np.random.default_rng(seed).normal(0, 3000, (num_samples, num_channels))
+    return noise.astype(np.int16)
+
+
+def write(path, samples, rate=16_000, **options):
+    soundfile.write(path, samples, rate, **options)
+    return path
+
+
+@pytest.fixture
+def wav(tmp_path):
+    return write(tmp_path / "a.wav", speechlike(16_000))
+
+
+# --- what comes out ---
+
+
+def test_a_mono_file_at_the_asked_rate_comes_through_exactly(wav):
+    recording = decode(wav)
+    expected = speechlike(16_000)[:, 0] / np.float32(32768)
+    assert recording.waveform.dtype == np.float32
+    assert recording.waveform.flags.c_contiguous
+    np.testing.assert_array_equal(recording.waveform, expected)
+    assert recording.native_sample_rate == 16_000
+    assert recording.native_num_samples == 16_000
+    assert recording.num_channels == 1
+    assert recording.seconds == 1.0
+    assert recording.peak == np.abs(expected).max()
+    assert recording.num_clipped == 0
+
+
+def test_the_hash_is_of_the_decoded_samples_rate_and_channels(wav):
+    samples = (speechlike(16_000) / np.float32(32768)).astype("<f4")
+    expected = hashlib.blake2b(b"16000 1 " + samples.tobytes(), digest_size=16).hexdigest()
+    assert decode(wav).audio_hash == expected
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype"),
+    [
+        ("wav", "PCM_24"),
+        ("wav", "FLOAT"),
+        ("wav", "DOUBLE"),
+        ("flac", "PCM_16"),
+        ("aiff", "PCM_16"),
+        ("au", "PCM_16"),
+        ("caf", "PCM_16"),
+        ("w64", "PCM_32"),
+    ],
+)
+def test_lossless_formats_of_the_same_samples_hash_alike(tmp_path, wav, suffix, subtype):
+    samples = speechlike(16_000).astype(np.float64) / 32768
+    copy = write(tmp_path / f"b.{suffix}", samples, subtype=subtype)
+    assert decode(copy).audio_hash == decode(wav).audio_hash
+
+
+def test_equal_bytes_at_another_rate_or_as_two_channels_hash_differently(tmp_path, wav):
+    faster = write(tmp_path / "b.wav", speechlike(16_000), 22_050)
+    stereo = write(tmp_path / "c.wav", speechlike(16_000).reshape(-1, 2))
+    assert len({decode(path).audio_hash for path in (wav, faster, stereo)}) == 3
+
+
+def test_extensible_and_8_bit_wav_are_read(tmp_path):
+    samples = speechlike(8_000, 2) / 32768
+    extensible = write(tmp_path / "a.wav", samples, format="WAVEX", subtype="PCM_16")
+    eight_bits = write(tmp_path / "b.wav", samples, subtype="PCM_U8")
+    np.testing.assert_allclose(decode(extensible).waveform, samples.mean(axis=1), atol=1e-7)
+    np.testing.assert_allclose(decode(eight_bits).waveform, samples.mean(axis=1), atol=1 / 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.ogg", {"subtype": "VORBIS"}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+        ("a.mp3", {"subtype": "MPEG_LAYER_III"}),
+    ],
+)
+def test_lossy_formats_keep_length_and_resemble_the_original(tmp_path, name, options):
+    time = np.arange(32_000) / 16_000
+    tone = 0.4 * np.sin(2 * math.pi * 440 * time)
+    recording = decode(write(tmp_path / name, tone, **options))
+    assert len(recording.waveform) == 32_000
+    assert np.corrcoef(recording.waveform, tone)[0, 1] > 0.99
+
+
+def test_chunks_before_the_data_and_an_odd_one_are_stepped_over(tmp_path, wav):
+    raw = wav.read_bytes()
+    filler = b"FLLR" + struct.pack("<I", 4044) + bytes(4044)  # as in RAVDESS
+    odd = b"note" + struct.pack("<I", 3) + b"abc\0"
+    body = raw[12:36] + filler + odd + raw[36:]
+    other = tmp_path / "b.wav"
+    other.write_bytes(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WAVE" + body)
+    np.testing.assert_array_equal(decode(other).waveform, decode(wav).waveform)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_wav_written_to_a_pipe_promises_no_length(tmp_path, wav, size):
+    raw = bytearray(wav.read_bytes())
+    raw[40:44] = struct.pack("<I", size)
+    piped = tmp_path / "b.wav"
+    piped.write_bytes(raw)
+    np.testing.assert_array_equal(decode(piped).waveform, decode(wav).waveform)
+
+
+def test_eight_channels_at_192_khz_are_their_mean_resampled(tmp_path):
+    samples = speechlike(192_000, 8) / np.float32(32768)
+    recording = decode(write(tmp_path / "a.wav", samples, 192_000, subtype="FLOAT"))
+    expected = soxr.resample(samples.mean(axis=1, dtype=np.float32), 192_000, 16_000, quality="HQ")
+    np.testing.assert_array_equal(recording.waveform, expected)
+    assert recording.num_channels == 8
+    assert len(recording.waveform) == 16_000
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_one_channel_can_be_chosen(tmp_path, channel):
+    samples = speechlike(4_000, 3)
+    path = write(tmp_path / "a.wav", samples)
+    np.testing.assert_array_equal(
+        decode(path, channel=channel).waveform, samples[:, channel] / np.float32(32768)
+    )
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_414, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("num_samples", [5_000, 7_351, 9_999])
+def test_length_is_rounded_half_up(tmp_path, rate, num_samples):
+    path = write(tmp_path / "a.wav", speechlike(num_samples), rate)
+    assert len(decode(path).waveform) == (2 * num_samples * 16_000 + rate) // (2 * rate)
+
+
+@pytest.mark.parametrize("block_values", [64, 1_000, 4_099])
+def test_blocks_change_no_number(tmp_path, monkeypatch, block_values):
+    path = write(tmp_path / "a.wav", speechlike(20_000, 2), 44_100)
+    whole = decode(path)
+    monkeypatch.setattr(audio, "BLOCK_VALUES", block_values)
+    piecewise = decode(path)
+    np.testing.assert_array_equal(piecewise.waveform, whole.waveform)
+    assert piecewise.audio_hash == whole.audio_hash
+    assert piecewise.peak == whole.peak
+
+
+def test_full_scale_neither_wraps_nor_clips(tmp_path):
+    square = np.where(np.arange(48_000) // 100 % 2, 32767, -32768).astype(np.int16)
+    recording = decode(write(tmp_path / "a.wav", square, 48_000))
+    steady = recording.waveform[10_000:10_400]
+    ideal = np.where(np.arange(30_000, 31_200, 3) // 100 % 2, 1, -1)
+    edges = np.abs(np.arange(30_000, 31_200, 3) % 100 - 50) > 40
+    np.testing.assert_array_less(np.abs(steady - ideal)[~edges], 0.12)  # Gibbs, and never a flipped sign
+    assert recording.waveform.max() > 1.05  # the overshoot of a band-limited edge is kept
+    assert recording.num_clipped == 48_000
+    assert recording.peak == 1.0
+
+
+def test_values_beyond_one_in_a_float_file_are_kept(tmp_path):
+    loud = speechlike(16_000)[:, 0].astype(np.float32) / 5_000
+    recording = decode(write(tmp_path / "a.wav", loud, subtype="FLOAT"))
+    np.testing.assert_array_equal(recording.waveform, loud)
+    assert recording.peak == np.abs(loud).max() > 1
+    assert recording.num_clipped == np.count_nonzero(np.abs(loud) >= 32767 / 32768)
+
+
+# --- the resampler, as published for soxr HQ: flat to 0.91 of the band, 20 bits ---
+
+
+def through(tmp_path, frequency, rate):
+    """Return the level of what a full-scale tone becomes at 16 kHz, in dB relative to the tone."""
+    time = np.arange(2 * rate) / rate
+    path = write(tmp_path / "a.wav", 0.5 * np.sin(2 * math.pi * frequency * time), rate, subtype="DOUBLE")
+    steady = decode(path, min_samples=1).waveform[8_000:24_000].astype(np.float64)
+    return 20 * math.log10(np.sqrt(np.mean(steady**2)) / (0.5 * math.sqrt(0.5)))
+
+
+@pytest.mark.parametrize("rate", [22_050, 44_100, 48_000, 192_000])
+@pytest.mark.parametrize("frequency", [50, 440, 3_000, 6_000, 7_200])
+def test_the_pass_band_is_flat_to_a_hundredth_of_a_decibel(tmp_path, rate, frequency):
+    assert abs(through(tmp_path, frequency, rate)) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("rate", "frequency"),
+    [
+        (44_100, 8_800),
+        (44_100, 12_000),
+        (48_000, 8_800),
+        (48_000, 15_000),
+        (48_000, 23_000),
+        (192_000, 70_000),
+    ],
+)
+def test_what_would_alias_is_a_hundred_decibels_down(tmp_path, rate, frequency):
+    assert through(tmp_path, frequency, rate) < -100
+
+
+# --- segments ---
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("wav", {}), ("flac", {}), ("ogg", {"subtype": "VORBIS"}), ("mp3", {"subtype": "MPEG_LAYER_III"})],
+)
+def test_a_segment_is_that_part_of_the_file(tmp_path, suffix, options):
+    path = write(tmp_path / f"a.{suffix}", speechlike(64_000) / 32768, **options)
+    whole, part = decode(path), decode(path, start=1.25, end=2.5)
+    np.testing.assert_allclose(part.waveform, whole.waveform[20_000:40_000], atol=1e-4)
+    assert part.audio_hash != whole.audio_hash
+    np.testing.assert_allclose(decode(path, start=3.5).waveform, whole.waveform[56_000:], atol=1e-4)
+
+
+def test_a_segment_is_cut_at_the_nearest_native_samples(tmp_path):
+    samples = speechlike(44_100)
+    path = write(tmp_path / "a.wav", samples, 44_100)
+    recording = decode(path, sample_rate=44_100, start=0.25, end=0.75)
+    np.testing.assert_array_equal(recording.waveform, samples[11_025:33_075, 0] / np.float32(32768))
+
+
+def test_a_segment_is_read_without_the_rest_of_the_file(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.wav", speechlike(160_000))
+    lengths = []
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "read",
+        lambda file, frames, **options: lengths.append(frames) or read(file, frames, **options),
+    )
+    decode(path, start=9.0, end=9.5)
+    assert lengths == [8_000]
+
+
+def test_an_end_that_overshoots_by_rounding_is_the_end_of_the_file(wav):
+    assert len(decode(wav, end=1.05).waveform) == 16_000
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        (-1.0, 1.0, r"a\.wav: a segment must have 0 <= start < end\. Got start=-1, end=1 seconds"),
+        (0.5, 0.5, r"0 <= start < end"),
+        (math.nan, 1.0, r"0 <= start < end"),
+        (1.0, 2.0, r"a\.wav: no segment at 1 s, the file lasts 1 s"),
+        (0.5, 1.2, r"a\.wav: no segment up to 1\.2 s, the file lasts 1 s"),
+    ],
+)
+def test_a_segment_outside_the_file_is_refused(wav, start, end, message):
+    with pytest.raises(AudioError, match=message):
+        decode(wav, start=start, end=end)
+
+
+# --- what is refused ---
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(AudioError, match=r"nothing\.wav: no such file\.$"):
+        decode(tmp_path / "nothing.wav")
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(AudioError, match="a folder, and one audio file was asked for"):
+        decode(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(AudioError, match=r"a\.wav: no regular file"):
+        decode(tmp_path / "a.wav")
+
+
+def test_a_name_that_no_file_system_holds():
+    with pytest.raises(AudioError, match="can't be opened"):
+        decode("a\0.wav")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.wav", b"", r"a\.wav: an empty file \(0 bytes\)"),
+        ("a.wav", b"RIFF is how it starts, and nothing else fits", "no audio format that can be read"),
+        ("a.mp3", b"no audio at all" * 9, "no audio format that can be read"),
+        ("a.raw", bytes(4_000), "no audio format that can be read"),
+        (
+            "a.wav",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            r"a\.wav: a Git-LFS pointer.*git lfs pull",
+        ),
+    ],
+)
+def test_what_is_no_audio(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AudioError, match=message):
+        decode(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.wav", {}),
+        ("a.wav", {"format": "WAVEX"}),
+        ("a.aiff", {}),
+        ("a.au", {}),
+        ("a.w64", {}),
+        ("a.flac", {}),
+        ("a.mp3", {"subtype": "MPEG_LAYER_III"}),
+        ("a.ogg", {"subtype": "VORBIS"}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+    ],
+)
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_truncated_file(tmp_path, name, options, kept):
+    path = write(tmp_path / name, speechlike(64_000) / 32768, **options)
+    decode(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(AudioError, match=r"truncated.*Fetch it again"):
+        decode(path)
+
+
+def test_a_damaged_flac(tmp_path):
+    path = write(tmp_path / "a.flac", speechlike(64_000))
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2 : len(raw) // 2 + 4_000] = bytes(4_000)
+    path.write_bytes(raw)
+    with pytest.raises(AudioError, match="truncated"):
+        decode(path)
+
+
+def test_a_header_without_samples(tmp_path):
+    path = write(tmp_path / "a.wav", np.zeros(0))
+    with pytest.raises(AudioError, match=r"a\.wav: no audio in it \(0 samples\)"):
+        decode(path)
+
+
+@pytest.mark.parametrize("level", [0, 1, -700])
+def test_silence_is_a_constant_within_one_16_bit_step(tmp_path, level):
+    samples = np.full(16_000, level, np.int16)
+    samples[::7] += 1
+    with pytest.raises(AudioError, match=r"a\.wav: silent \(1\.00 s without a change\)"):
+        decode(write(tmp_path / "a.wav", samples))
+    samples[::7] += 1
+    assert decode(write(tmp_path / "a.wav", samples)).peak > 0
+
+
+def test_channels_that_cancel_are_silent_together_and_not_alone(tmp_path):
+    samples = speechlike(16_000)
+    path = write(tmp_path / "a.wav", np.hstack([samples, -samples]))
+    with pytest.raises(AudioError, match="silent"):
+        decode(path)
+    assert decode(path, channel=0).peak > 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_samples_that_are_not_finite(tmp_path, value):
+    samples = speechlike(16_000).astype(np.float32)
+    samples[12_345] = value
+    with pytest.raises(AudioError, match=r"a\.wav: holds samples that are NaN or infinite"):
+        decode(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
+
+
+def test_the_least_length_holds_after_resampling(tmp_path):
+    assert len(decode(write(tmp_path / "a.wav", speechlike(1_199), 48_000)).waveform) == 400
+    with pytest.raises(AudioError, match=r"399 samples at 16000 Hz, at least 400 are needed \(25 ms\)"):
+        decode(write(tmp_path / "a.wav", speechlike(1_198), 48_000))
+
+
+@pytest.mark.parametrize("channel", [2, -1])
+def test_a_channel_that_is_not_there(tmp_path, channel):
+    path = write(tmp_path / "a.wav", speechlike(4_000, 2))
+    with pytest.raises(AudioError, match=rf"a\.wav: no channel {channel}; the file has 2, counted from 0"):
+        decode(path, channel=channel)
+
+
+@pytest.mark.parametrize("rate", [3, 2_000_000])
+def test_a_rate_that_no_recording_has(tmp_path, rate):
+    with pytest.raises(AudioError, match=rf"a sample rate of {rate} Hz, and 1000\.\.768000 are read"):
+        decode(write(tmp_path / "a.wav", speechlike(4_000), rate))
+
+
+def test_a_file_that_would_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "MAX_SECONDS", 3.6)
+    with pytest.raises(AudioError, match=r"longer than 0\.001 hours.*by start and end in a manifest"):
+        decode(write(tmp_path / "a.flac", speechlike(64_000)))
+
+
+def test_threads_decode_as_one_does(tmp_path):
+    paths = [write(tmp_path / f"{n}.wav", speechlike(30_000, seed=n), 44_100) for n in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        together = [recording.audio_hash for recording in pool.map(decode, paths)]
+    assert together == [decode(path).audio_hash for path in paths]
+
+
+# --- PyAV ---
+
+
+def test_mp4_without_pyav_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
+    with pytest.raises(AudioError, match=r"a\.mp4: m4a, mp4 and webm need PyAV\. Run `pip install av`"):
+        decode(tmp_path / "a.mp4")
+
+
+class AVDouble:
+    """As much of PyAV as one packed-float track in frames of 1024 needs; seeking lands on a frame border."""
+
+    FFmpegError = OSError
+
+    def __init__(self, samples, rate, start_time):
+        self.samples, self.start_time, self.position = samples, start_time, 0
+        self.track = SimpleNamespace(
+            sample_rate=rate,
+            channels=samples.shape[1],
+            layout="any",
+            start_time=start_time,
+            time_base=Fraction(1, rate),
+        )
+
+    def open(self, path):
+        self.position = 0
+        container = SimpleNamespace(
+            streams=SimpleNamespace(audio=[self.track]), seek=self.seek, decode=self.decode
+        )
+        return contextlib.nullcontext(container)  # entered for its streams, as PyAV's own is
+
+    def seek(self, offset, stream):
+        self.position = max(0, offset - self.start_time) // 1024 * 1024
+
+    def decode(self, track):
+        for begin in range(self.position, len(self.samples), 1024):
+            packed = self.samples[begin : begin + 1024].reshape(1, -1)
+            yield SimpleNamespace(
+                pts=begin + self.start_time,
+                time_base=track.time_base,
+                to_ndarray=lambda packed=packed: packed,
+            )
+
+    def AudioResampler(self, **options):  # noqa: N802 - PyAV's name
+        return SimpleNamespace(resample=lambda frame: [frame])
+
+
+@pytest.mark.parametrize("start_time", [0, 777])
+def test_pyav_frames_are_cut_to_the_segment(tmp_path, monkeypatch, start_time):
+    samples = speechlike(50_000, 2).astype(np.float32) / 32768
+    monkeypatch.setitem(sys.modules, "av", AVDouble(samples, 16_000, start_time))
+    path = tmp_path / "a.webm"
+    path.write_bytes(b"\x1aE\xdf\xa3" + bytes(60))
+    mono = samples.mean(axis=1, dtype=np.float32)
+    np.testing.assert_array_equal(decode(path).waveform, mono)
+    np.testing.assert_array_equal(decode(path, start=1.0, end=2.0).waveform, mono[16_000:32_000])
+    np.testing.assert_array_equal(decode(path, start=3.0).waveform, mono[48_000:])
+    with pytest.raises(AudioError, match=r"a\.webm: no segment at 4 s"):
+        decode(path, start=4.0)
+    with pytest.raises(AudioError, match=r"a\.webm: no segment up to 5 s"):
+        decode(path, end=5.0)
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "mp4", "webm"])
+def test_real_containers(tmp_path, suffix):
+    av = pytest.importorskip("av")
+    rate, codec = (48_000, "libopus") if suffix == "webm" else (44_100, "aac")
+    time = np.arange(2 * rate) / rate
+    tone = (0.4 * np.sin(2 * math.pi * 440 * time)).astype(np.float32)
+    with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
+        track = container.add_stream(codec, rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone[None], format="flt", layout="mono")
+        frame.sample_rate = rate
+        for packet in [*track.encode(frame), *track.encode(None)]:
+            container.mux(packet)
+    whole = decode(tmp_path / f"a.{suffix}")
+    part = decode(tmp_path / f"a.{suffix}", start=0.5, end=1.5)
+    assert whole.native_sample_rate == rate
+    assert abs(len(whole.waveform) - 32_000) <= 1_024
+    assert len(part.waveform) == 16_000
+    np.testing.assert_allclose(part.waveform[100:-100], whole.waveform[8_100:23_900], atol=1e-3)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / f"a.{suffix}").read_bytes()[:200])
+    with pytest.raises(AudioError, match=r"cut\.mp4: "):
+        decode(tmp_path / "cut.mp4")
