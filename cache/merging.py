@@ -266,12 +266,12 @@ def _copy(
     slabs: list[_Slab] = []
     for dataset in datasets:
         if dataset.startswith("utterances/"):
-            dtype = max((cache.dtypes[dataset] for cache in caches), key=attrgetter("itemsize"))
+            dtype = max((cache.extents[dataset].dtype for cache in caches), key=attrgetter("itemsize"))
             new.create(dataset, (total,), dtype)
             slabs.append(_Slab(dataset, None, dtype, ()))
         else:
             dtype = np.dtype(spec.dtype)
-            new.create(dataset, (total, len(spec.layers), spec.hidden_size), dtype)
+            new.create(dataset, (len(spec.layers), total, spec.hidden_size), dtype)
             slabs += [
                 _Slab(dataset, position, dtype, (spec.hidden_size,)) for position in range(len(spec.layers))
             ]
@@ -286,7 +286,7 @@ def _copy(
                 for slab, buffer in zip(group, buffers, strict=True):
                     _scatter(cache, slab, here, buffer, there)
         for slab, buffer in zip(group, buffers, strict=True):
-            new.write(slab.dataset, int(offsets[first]), buffer, position=slab.position)
+            new.append(slab.dataset, buffer)
 
 
 def _passes(slabs: Sequence[_Slab], offsets: Index) -> Iterator[tuple[list[_Slab], int, int]]:

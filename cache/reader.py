@@ -16,7 +16,7 @@ from cache.store import CacheFile
 from cache.table import TABLES, decode, nouns
 
 # Read at once when a whole file is checked.
-BLOCK_BYTES = 2**26
+READ_BYTES = 2**26
 
 
 class FeatureCache:
@@ -234,7 +234,8 @@ class FeatureCache:
             Where the statistic isn't stored, or the numbers can't be read.
         """
         self._check_pooling(pooling)
-        return self._file.read(f"features/{pooling}").astype(np.float32, copy=False)
+        stored = self._file.read(f"features/{pooling}").astype(np.float32, copy=False)
+        return stored.swapaxes(0, 1)  # (utterances, layers, hidden_size)
 
     def frames(self, utterance: int | str, layer: int) -> NDArray[np.float32]:
         """Return the frames of one utterance, of shape (num_frames, hidden_size).
@@ -318,9 +319,9 @@ class FeatureCache:
 
     def _damage(self, dataset: str, position: int | None = None) -> list[str]:
         where = repr(dataset) if position is None else f"{dataset!r}, layer {self.layers[position]},"
-        line = self._file.dtypes[dataset].itemsize * (1 if position is None else self.spec.hidden_size)
-        step = max(1, BLOCK_BYTES // line)
-        for start in range(0, self._file.lengths[dataset], step):
+        extent = self._file.extents[dataset]
+        step = max(1, READ_BYTES // extent.line_bytes)
+        for start in range(0, extent.shape[0 if position is None else 1], step):
             try:
                 block = self._file.read(dataset, start, start + step, position=position)
             except CacheError as error:

@@ -1,10 +1,17 @@
-"""The cache file: one HDF5 file per cache, read lazily and written whole. The only module that knows HDF5."""
+"""The cache file: an HDF5 file in which every dataset lies in one piece, with checksums. The only user of h5py.
+
+HDF5 says what the file holds and where; the numbers themselves are read and written as plain ranges of bytes. That is as
+fast as a raw file, needs no lock between threads or processes, and no failing disk can bring HDF5 down.
+"""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,28 +21,76 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.durable import DurableFile
-from cache.schema import (
-    FORMAT_NAME,
-    SCHEMA_VERSION,
-    CacheError,
-    Duplicate,
-    Failure,
-    FeatureSpec,
-    Row,
-)
+from cache.schema import FORMAT_NAME, SCHEMA_VERSION, CacheError, Duplicate, Failure, FeatureSpec, Row
 from cache.table import KINDS, TABLES, decode, nouns
 
-# One layer of 128 rows: a layer of all rows is read without touching the others, and a chunk of the largest
-# published encoders (1280 numbers a row) is still below HDF5's 1 MiB chunk buffer.
-ROWS_PER_CHUNK = 128
-FRAMES_PER_CHUNK = 256
-COLUMN_CHUNK_BYTES = 2**18
-# Since this version every structure of the file carries a checksum of its own; HDF5 1.10 and later read it.
+# What one checksum covers, and how its words are laid out while it is computed: row and column sums of a matrix of
+# 64 x 512 words are four times as fast as the weighted sum over the words one by one.
+BLOCK_BYTES = 2**18
+WORDS_PER_LINE = 512
+# Read and checked at once by one thread: small enough to be still in the processor's cache when it is checked.
+SLAB_BYTES = 16 * BLOCK_BYTES
+THREADS = min(4, os.cpu_count() or 1)
+# Since this version every structure of an HDF5 file has a checksum of its own; HDF5 1.10 and later read it.
 LIBRARY_VERSION = ("v110", "v110")
 
 
+def checksums(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return two sums per block of ``BLOCK_BYTES``: of its 64-bit words, and of each word times its place in the block.
+
+    It is Fletcher's checksum (J. G. Fletcher, 1982, https://doi.org/10.1109/TCOM.1982.1095369) with words of 64 bits,
+    modulo 2**64; it finds every change of one word and every change of two bits.
+
+    Parameters
+    ----------
+    data : ndarray of uint8
+        Little-endian words; an unfinished last line counts as filled up with zeros.
+
+    Returns
+    -------
+    ndarray of shape (blocks, 2)
+    """
+    num_blocks = len(data) // BLOCK_BYTES
+    whole, rest = data[: num_blocks * BLOCK_BYTES], data[num_blocks * BLOCK_BYTES :]
+    sums = [_sums(whole.reshape(num_blocks, BLOCK_BYTES))]
+    if rest.size:
+        padded = np.zeros(-(-rest.size // (8 * WORDS_PER_LINE)) * 8 * WORDS_PER_LINE, np.uint8)
+        padded[: rest.size] = rest
+        sums.append(_sums(padded[None]))
+    return np.concatenate(sums)
+
+
+def _sums(blocks: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    num_blocks, num_bytes = blocks.shape
+    words = blocks.view("<u8").reshape(num_blocks, num_bytes // (8 * WORDS_PER_LINE), WORDS_PER_LINE)
+    by_column, by_line = words.sum(axis=1, dtype=np.uint64), words.sum(axis=2, dtype=np.uint64)
+    columns = np.arange(WORDS_PER_LINE, dtype=np.uint64)
+    lines = np.arange(0, WORDS_PER_LINE * words.shape[1], WORDS_PER_LINE, dtype=np.uint64)
+    places = (by_column * columns).sum(axis=1) + (by_line * lines).sum(axis=1)
+    return np.stack([by_column.sum(axis=1), places], axis=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Extent:
+    """Where a dataset lies in its file: ``nbytes`` from ``offset`` on, in C order."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def line_bytes(self) -> int:
+        """Size of one element of a column, or of one utterance's numbers in a layer, in bytes."""
+        return math.prod(self.shape[2:]) * self.dtype.itemsize
+
+
 class CacheFile:
-    """The file of a finished cache, opened for reading when needed and once per process.
+    """A finished cache, opened for reading; it may be used by several threads, and after a fork.
 
     Parameters
     ----------
@@ -46,10 +101,8 @@ class CacheFile:
     spec, software, complete
         As written.
     num_utterances : int
-    dtypes : dict of str to dtype
-        Stored type of each dataset; for texts it says how many bytes they have room for.
-    lengths : dict of str to int
-        First axis of each dataset.
+    extents : dict of str to Extent
+        The datasets; ``utterances/id``, for one.
 
     Raises
     ------
@@ -60,16 +113,16 @@ class CacheFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.dtypes: dict[str, np.dtype[Any]] = {}
-        self.lengths: dict[str, int] = {}
-        self._handle: tuple[int, h5py.File] | None = None
-        file = self._file()
-        with self._naming("/"):
-            self._check_format(file)
-            self.spec = self._read_spec(file)
-            self.software: dict[str, str] = json.loads(_text(file.attrs["software"]))
-            self.complete = bool(file.attrs["complete"])
-            self.num_utterances = self._check_structure(file)
+        self.extents: dict[str, Extent] = {}
+        self._raw = _opened(path)
+        self._identity = _identity(self._raw)
+        try:
+            with self._explained(), h5py.File(path, "r", driver="fileobj", fileobj=self._raw) as file:
+                self._read_attributes(file)
+                self.num_utterances = self._read_structure(file)
+        except CacheError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -81,9 +134,7 @@ class CacheFile:
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
-        if self._handle is not None:
-            self._handle[1].close()
-            self._handle = None
+        self._raw.close()
 
     def read(
         self, dataset: str, start: int = 0, stop: int | None = None, *, position: int | None = None
@@ -95,19 +146,24 @@ class CacheFile:
         dataset : str
             Name inside the file, as ``features/mean``.
         start, stop : int
-            Range along the first axis, everything by default.
+            Range of rows or frames, everything by default.
         position : int, optional
-            Place on the second axis, that of the layers.
+            Place among the layers; without it a matrix is returned whole.
 
         Raises
         ------
         CacheError
             Where it can't be read or its checksum doesn't fit.
         """
-        rows = slice(start, stop)
-        with self._naming(dataset):
-            found = self._file()[dataset]
-            return np.asarray(found[rows] if position is None else found[rows, position])
+        extent = self.extents[dataset]
+        if len(extent.shape) > 1 and position is None:
+            return self._bytes(dataset, 0, extent.nbytes).view(extent.dtype).reshape(extent.shape)
+        length = extent.shape[-2] if len(extent.shape) > 1 else extent.shape[0]
+        start, stop, _ = slice(start, stop).indices(length)
+        stop = max(start, stop)
+        first = (position or 0) * length
+        found = self._bytes(dataset, (first + start) * extent.line_bytes, (first + stop) * extent.line_bytes)
+        return found.view(extent.dtype).reshape(stop - start, *extent.shape[2:])
 
     def nouns(self, table: str) -> Iterator[Row | Failure | Duplicate]:
         """Yield the rows of ``utterances``, ``failures`` or ``duplicates``, by id."""
@@ -117,97 +173,183 @@ class CacheFile:
                 arrays[name] = decode(arrays[name])
         return nouns(table, arrays)
 
-    def _file(self) -> h5py.File:
-        handle = self._handle
-        if handle is None or handle[0] != os.getpid():
-            handle = (os.getpid(), _open(self.path))
-            self._handle = handle
-        return handle[1]
+    def _bytes(self, dataset: str, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return a range of a dataset's bytes, checked together with the rest of the blocks that it touches."""
+        extent, sums = self.extents[dataset], self.extents[f"checksums/{dataset}"]
+        first, last = start // BLOCK_BYTES, -(-stop // BLOCK_BYTES)
+        begin, end = first * BLOCK_BYTES, min(last * BLOCK_BYTES, extent.nbytes)
+        buffer = np.empty(max(0, end - begin), np.uint8)
+        expected = np.empty((max(0, last - first), 2), "<u8")
+        if not buffer.size:
+            return buffer
+        raw = self._reopened()
+
+        def fill(here: int) -> None:
+            slab = buffer[here : here + SLAB_BYTES]
+            self._read_into(raw, dataset, slab, extent.offset + begin + here)
+            wanted = expected[here // BLOCK_BYTES : (here + SLAB_BYTES) // BLOCK_BYTES]
+            if not np.array_equal(checksums(slab), wanted):
+                msg = f"{self.path}: {dataset!r} is damaged, its checksum doesn't fit; restore the file or extract again."
+                raise CacheError(msg)
+
+        self._read_into(raw, dataset, expected.view(np.uint8).reshape(-1), sums.offset + first * 16)
+        slabs = range(0, len(buffer), SLAB_BYTES)
+        if len(slabs) > 2:
+            with ThreadPoolExecutor(THREADS) as pool:
+                for _ in pool.map(fill, slabs):
+                    pass
+        else:
+            for here in slabs:
+                fill(here)
+        return buffer[start - begin : stop - begin]
+
+    def _read_into(self, raw: FileIO, dataset: str, buffer: NDArray[np.uint8], offset: int) -> None:
+        view, read = buffer.data, 0
+        try:
+            while read < len(view) and (count := os.preadv(raw.fileno(), [view[read:]], offset + read)):
+                read += count
+        except OSError as error:
+            msg = f"{self.path}: {dataset!r} can't be read: {error.strerror}."
+            raise CacheError(msg) from error
+        if read < len(view):
+            msg = f"{self.path}: {dataset!r} is cut short; restore the file or extract again."
+            raise CacheError(msg)
+
+    def _reopened(self) -> FileIO:
+        raw = self._raw
+        if raw.closed:
+            raw = _opened(self.path)
+            if _identity(raw) != self._identity:
+                raw.close()
+                msg = f"{self.path}: replaced by another file since it was opened; open it anew."
+                raise CacheError(msg)
+            self._raw = raw
+        return raw
 
     @contextlib.contextmanager
-    def _naming(self, dataset: str) -> Iterator[None]:
-        # h5py gives OSError for a bad checksum or a short read, and RuntimeError, KeyError or ValueError for
-        # damaged structures.
+    def _explained(self) -> Iterator[None]:
+        # What h5py raises on damaged structures is any of these.
         try:
             yield
         except CacheError:
             raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            msg = f"{self.path}: {dataset!r} is damaged ({error}); restore the file or extract it again."
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            what = "cut short" if "truncated file" in str(error) else f"damaged ({error})"
+            msg = f"{self.path}: {what}; restore the file or extract again."
             raise CacheError(msg) from error
 
-    def _check_format(self, file: h5py.File) -> None:
+    def _read_attributes(self, file: h5py.File) -> None:
         if _text(file.attrs.get("format", "")) != FORMAT_NAME:
             msg = f"{self.path}: not a feature cache; its format isn't {FORMAT_NAME!r}."
             raise CacheError(msg)
         version = int(file.attrs["schema_version"])
         if not 1 <= version <= SCHEMA_VERSION:
-            msg = (
-                f"{self.path}: written by schema {version}; this version reads 1..{SCHEMA_VERSION}; "
-                "upgrade sslfeat."
-            )
+            msg = f"{self.path}: written by schema {version}; this version reads 1..{SCHEMA_VERSION}; upgrade sslfeat."
             raise CacheError(msg)
-
-    def _read_spec(self, file: h5py.File) -> FeatureSpec:
         try:
-            spec = FeatureSpec.from_json(_text(file.attrs["spec"]))
+            self.spec = FeatureSpec.from_json(_text(file.attrs["spec"]))
         except CacheError as error:
             msg = f"{self.path}: {error}."
             raise CacheError(msg) from error
-        if spec.fingerprint != _text(file.attrs["fingerprint"]):
+        if self.spec.fingerprint != _text(file.attrs["fingerprint"]):
             msg = f"{self.path}: the fingerprint doesn't fit the feature spec; the file was altered."
             raise CacheError(msg)
-        return spec
+        self.software: dict[str, str] = json.loads(_text(file.attrs["software"]))
+        self.complete = bool(file.attrs["complete"])
 
-    def _check_structure(self, file: h5py.File) -> int:
-        """Check that what the spec promises is there, in this file, and of one length; return that length."""
-        sizes = {}
+    def _read_structure(self, file: h5py.File) -> int:
+        """Find what the spec promises; return the number of utterances."""
+        size = os.fstat(self._raw.fileno()).st_size
         for table, kinds in TABLES.items():
             lengths = {
-                len(self._dataset(file, f"{table}/{name}", KINDS[kind], 1)) for name, kind in kinds.items()
+                self._find(file, size, f"{table}/{name}", KINDS[kind], 1)[0] for name, kind in kinds.items()
             }
             if len(lengths) != 1:
                 msg = f"{self.path}: the columns of {table!r} differ in length."
                 raise CacheError(msg)
-            sizes[table] = lengths.pop()
-        num_utterances = sizes["utterances"]
+        (num_utterances,) = self.extents["utterances/id"].shape
         matrices = {f"features/{name}": num_utterances for name in self.spec.pooling}
         if self.spec.frames:
-            offsets = self._dataset(file, "frames/offsets", "i", 1)
-            if len(offsets) != num_utterances + 1:
-                msg = f"{self.path}: 'frames/offsets' has {len(offsets)} numbers, not {num_utterances + 1}."
+            (num_offsets,) = self._find(file, size, "frames/offsets", "i", 1)
+            if num_offsets != num_utterances + 1:
+                msg = f"{self.path}: 'frames/offsets' has {num_offsets} numbers, not {num_utterances + 1}."
                 raise CacheError(msg)
-            matrices["frames/values"] = int(offsets[-1])
+            matrices["frames/values"] = int(self.read("frames/offsets", num_utterances)[0])
         for name, length in matrices.items():
-            found = self._dataset(file, name, "f", 3)
-            expected = (length, len(self.spec.layers), self.spec.hidden_size)
-            if found.shape != expected or found.dtype != self.spec.dtype:
+            found = self._find(file, size, name, "f", 3)
+            expected = (len(self.spec.layers), length, self.spec.hidden_size)
+            if found != expected or self.extents[name].dtype != self.spec.dtype:
                 msg = (
-                    f"{self.path}: {name!r} must be {self.spec.dtype} {expected}. "
-                    f"Got {found.dtype} {found.shape} instead."
+                    f"{self.path}: {name!r} must be {self.spec.dtype} of shape {expected}. "
+                    f"Got {self.extents[name].dtype} of shape {found} instead."
                 )
                 raise CacheError(msg)
         return num_utterances
 
-    def _dataset(self, file: h5py.File, name: str, kind: str, rank: int) -> h5py.Dataset:
-        """Return a dataset that lies in this very file and holds plain numbers or texts."""
-        group: Any = file
-        for part in name.split("/"):
-            if not isinstance(group, h5py.Group) or part not in group:
+    def _find(self, file: h5py.File, size: int, name: str, kind: str, rank: int) -> tuple[int, ...]:
+        """Note where a dataset and its checksums lie, which must be in one piece in this very file."""
+        extent = self._extent(file, size, name, kind, rank)
+        sums = self._extent(file, size, f"checksums/{name}", "u", 2)
+        if sums.shape != (-(-extent.nbytes // BLOCK_BYTES), 2):
+            msg = f"{self.path}: {name!r} has {len(sums.shape)} checksums; not as many as blocks."
+            raise CacheError(msg)
+        self.extents[name], self.extents[f"checksums/{name}"] = extent, sums
+        return extent.shape
+
+    def _extent(self, file: h5py.File, size: int, name: str, kind: str, rank: int) -> Extent:
+        group = file.id
+        *folders, last = name.encode().split(b"/")
+        for part in (*folders, last):
+            if not isinstance(group, h5py.h5g.GroupID) or part not in group:
                 msg = f"{self.path}: {name!r} is missing."
                 raise CacheError(msg)
-            if not isinstance(group.get(part, getlink=True), h5py.HardLink):
+            if group.links.get_info(part).type != h5py.h5l.TYPE_HARD:
                 msg = f"{self.path}: {name!r} is a link; a cache holds all its numbers itself."
                 raise CacheError(msg)
-            group = group[part]
-        if not isinstance(group, h5py.Dataset) or group.is_virtual or group.external:
-            msg = f"{self.path}: {name!r} doesn't hold its numbers itself."
+            group = h5py.h5o.open(group, part)
+        if not isinstance(group, h5py.h5d.DatasetID):
+            msg = f"{self.path}: {name!r} is no dataset."
             raise CacheError(msg)
-        if group.dtype.kind != kind or group.ndim != rank:
-            msg = f"{self.path}: {name!r} has type {group.dtype} and {group.ndim} axes; not what the format says."
+        layout = group.get_create_plist()
+        if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count():
+            msg = f"{self.path}: {name!r} doesn't lie in one piece in this file."
             raise CacheError(msg)
-        self.dtypes[name], self.lengths[name] = np.dtype(group.dtype.str), len(group)
-        return group
+        dtype = group.dtype
+        little = dtype.newbyteorder("<") == dtype
+        if dtype.kind != kind or not little or len(group.shape) != rank:
+            msg = f"{self.path}: {name!r} has type {dtype} and {len(group.shape)} axes, not those of the format."
+            raise CacheError(msg)
+        extent = Extent(group.shape, np.dtype(dtype.str), group.get_offset() or 0)
+        if extent.offset + extent.nbytes > size or (extent.nbytes and not extent.offset):
+            msg = f"{self.path}: {name!r} is cut short; restore the file or extract again."
+            raise CacheError(msg)
+        return extent
+
+
+@dataclasses.dataclass(slots=True)
+class _Room:
+    """A dataset being filled from its start to its end."""
+
+    extent: Extent
+    filled: int = 0
+    tail: bytes = b""
+    sums: list[NDArray[np.uint64]] = dataclasses.field(default_factory=list)
+
+    def take(self, data: NDArray[np.uint8]) -> None:
+        """Count ``data`` in, and add the checksums of the blocks that it finishes."""
+        self.filled += len(data)
+        missing = BLOCK_BYTES - len(self.tail) if self.tail else 0
+        if self.tail:
+            self.tail += data[:missing].tobytes()
+            data = data[missing:]
+            if len(self.tail) == BLOCK_BYTES or self.filled == self.extent.nbytes:
+                self.sums.append(checksums(np.frombuffer(self.tail, np.uint8)))
+                self.tail = b""
+        whole = len(data) if self.filled == self.extent.nbytes else len(data) // BLOCK_BYTES * BLOCK_BYTES
+        if whole:
+            self.sums.append(checksums(data[:whole]))
+        if whole < len(data):
+            self.tail = data[whole:].tobytes()
 
 
 class NewCache:
@@ -235,12 +377,11 @@ class NewCache:
         self.spec = spec
         self._complete = complete
         self._software = dict(software)
+        self._rooms: dict[str, _Room] = {}
 
     def __enter__(self) -> Self:
-        try:
+        with self._explained():
             self._target = DurableFile(self.path)
-        except OSError as error:
-            raise self._unwritable(error) from error
         self._file = h5py.File(self.path, "w", driver="fileobj", fileobj=self._target, libver=LIBRARY_VERSION)
         attributes = {
             "format": FORMAT_NAME,
@@ -249,6 +390,7 @@ class NewCache:
             "software": json.dumps(self._software, sort_keys=True),
         }
         for name, text in attributes.items():
+            # Of fixed length, as texts of variable length lie where no checksum covers them.
             encoded = text.encode()
             self._file.attrs.create(name, encoded, dtype=h5py.string_dtype("utf-8", len(encoded)))
         self._file.attrs["schema_version"] = SCHEMA_VERSION
@@ -259,91 +401,98 @@ class NewCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._file.close()
-            if kind is None:
-                self._target.commit()
-        except OSError as failure:
-            raise self._unwritable(failure) from failure
+            with self._explained():
+                if kind is None:
+                    self._write_checksums()
+                self._file.close()
+                if kind is None:
+                    self._target.commit()
         finally:
             self._target.discard()
 
     def create(self, dataset: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        """Make room for a dataset; its second axis, where it has one, is that of the layers."""
-        stored = h5py.string_dtype("utf-8", dtype.itemsize) if dtype.kind == "S" else dtype
-        if math.prod(shape) == 0:
-            self._file.create_dataset(dataset, shape, stored)
-            return
-        if len(shape) == 1:
-            chunks: tuple[int, ...] = (max(1, min(shape[0], COLUMN_CHUNK_BYTES // dtype.itemsize)),)
-        else:
-            rows = FRAMES_PER_CHUNK if dataset.startswith("frames/") else ROWS_PER_CHUNK
-            chunks = (min(shape[0], rows), 1, shape[2])
-        self._file.create_dataset(dataset, shape, stored, chunks=chunks, fletcher32=True)
+        """Make room for a column, or for a matrix of shape (layers, rows or frames, hidden_size)."""
+        stored = h5py.string_dtype("utf-8", dtype.itemsize) if dtype.kind == "S" else dtype.newbyteorder("<")
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        made = self._file.create_dataset(dataset, shape, stored, dcpl=layout)
+        self._rooms[dataset] = _Room(Extent(shape, np.dtype(made.dtype.str), made.id.get_offset() or 0))
 
-    def write(self, dataset: str, start: int, values: NDArray[Any], *, position: int | None = None) -> None:
-        """Write ``values`` from row ``start`` on, of the layer at ``position`` where there are layers.
+    def append(self, dataset: str, values: NDArray[Any]) -> None:
+        """Write the numbers that come next in a dataset; a matrix is written layer after layer.
 
         Raises
         ------
         CacheError
             Where the disk doesn't take them.
         """
-        if not values.size:
-            return
-        rows = slice(start, start + len(values))
-        target = self._file[dataset]
-        # HDF5 doesn't convert between character sets: the type must say UTF-8, as the file does.
-        target[rows if position is None else (rows, position)] = values.view(target.dtype)
-        try:
+        room = self._rooms[dataset]
+        data = np.ascontiguousarray(values, room.extent.dtype).reshape(-1).view(np.uint8)
+        self._target.seek(room.extent.offset + room.filled)
+        self._target.write(data.data)
+        room.take(data)
+        with self._explained():
             self._target.check()
-        except OSError as error:
-            raise self._unwritable(error) from error
+
+    def write_column(self, dataset: str, values: NDArray[Any]) -> None:
+        """Create and write a whole column."""
+        self.create(dataset, values.shape, values.dtype)
+        self.append(dataset, values)
 
     def write_table(self, table: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Create and write a whole table."""
+        """Create and write all columns of a table."""
         for name in TABLES[table]:
             self.write_column(f"{table}/{name}", arrays[name])
 
-    def write_column(self, dataset: str, values: NDArray[Any]) -> None:
-        """Create and write a whole dataset of one axis."""
-        self.create(dataset, values.shape, values.dtype)
-        self.write(dataset, 0, values)
+    def _write_checksums(self) -> None:
+        for dataset, room in list(self._rooms.items()):
+            if room.filled != room.extent.nbytes:
+                msg = f"{self.path}: {dataset!r} was left unfinished: {room.filled} of {room.extent.nbytes} bytes."
+                raise CacheError(msg)
+            sums = np.concatenate([np.empty((0, 2), np.uint64), *room.sums])
+            self.write_column(f"checksums/{dataset}", sums)
 
-    def _unwritable(self, error: OSError) -> CacheError:
-        return CacheError(
-            f"{self.path}: can't be written ({error.strerror or error}); nothing was left under that name."
-        )
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            msg = (
+                f"{self.path}: can't be written: {error.strerror or error}; nothing was left under that name."
+            )
+            raise CacheError(msg) from error
 
 
 def check_free(cache_path: Path) -> None:
-    """Raise where there is something under ``cache_path`` already.
+    """Refuse to replace what is there.
 
     Raises
     ------
     CacheError
-        So.
+        Where there is a file or folder under that name.
     """
     if cache_path.exists():
         msg = f"{cache_path}: exists already; choose another name or overwrite it."
         raise CacheError(msg)
 
 
-def _open(path: Path) -> h5py.File:
+def _opened(path: Path) -> FileIO:
     try:
-        with path.open("rb") as file:
-            signature = file.read(8)
-        if signature != b"\x89HDF\r\n\x1a\n":
-            msg = f"{path}: not an HDF5 file, so not a feature cache."
-            raise CacheError(msg)
-        return h5py.File(path, "r")
+        raw = path.open("rb", buffering=0)
     except OSError as error:
-        if error.strerror is not None:
-            msg = f"{path}: {error.strerror}."
-        elif "truncated file" in str(error):
-            msg = f"{path}: cut short; restore the file or extract it again."
-        else:
-            msg = f"{path}: damaged ({error}); restore the file or extract it again."
+        msg = f"{path}: {error.strerror}."
         raise CacheError(msg) from error
+    if raw.read(8) != b"\x89HDF\r\n\x1a\n":
+        raw.close()
+        msg = f"{path}: not an HDF5 file, so not a feature cache."
+        raise CacheError(msg)
+    return raw
+
+
+def _identity(raw: FileIO) -> tuple[int, int, int, int]:
+    found = os.fstat(raw.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _text(value: Any) -> str:

@@ -182,15 +182,14 @@ class CacheWriter:
             for table, found in self._records.items():
                 new.write_table(table, columns(table, sorted(found, key=itemgetter(0))))
             for name, matrices in self._features.items():
-                new.create(f"features/{name}", (num_utterances, layers, hidden_size), dtype)
+                new.create(f"features/{name}", (layers, num_utterances, hidden_size), dtype)
                 for position in range(layers if order else 0):
-                    layer = np.stack([matrices[index][position] for index in order])
-                    new.write(f"features/{name}", 0, layer, position=position)
+                    new.append(f"features/{name}", np.stack([matrices[index][position] for index in order]))
             if self.spec.frames:
                 lengths = [self._frames[index].shape[1] for index in order]
                 offsets = np.cumsum([0, *lengths], dtype=np.int64)
                 new.write_column("frames/offsets", offsets)
-                new.create("frames/values", (int(offsets[-1]), layers, hidden_size), dtype)
+                new.create("frames/values", (layers, int(offsets[-1]), hidden_size), dtype)
                 for position in range(layers if order else 0):
                     layer = np.concatenate([self._frames[index][position] for index in order])
-                    new.write("frames/values", 0, layer, position=position)
+                    new.append("frames/values", layer)
