@@ -1,0 +1,266 @@
+"""Write a comparison to a folder, read it back, and join several.
+
+``results.json`` holds everything; the other files are drawn from it and can be drawn again.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from classify.page import render_page
+from classify.results import Comparison, Folds, Result
+from classify.tables import latex_table, markdown_report, predictions_csv, results_csv
+
+RESULTS = "results.json"
+
+# results.json is renamed first: after a power cut in between, the rest can be drawn again from it.
+RENDERERS = {
+    RESULTS: Comparison.to_json,
+    "results.csv": results_csv,
+    "predictions.csv": predictions_csv,
+    "report.html": render_page,
+    "report.md": markdown_report,
+    "table.tex": latex_table,
+}
+
+
+def write_results(comparison: Comparison, results_dir: Path | str, *, overwrite: bool = False) -> list[Path]:
+    """Write ``results.json``, both CSV tables, the report and the LaTeX table, each under its name only once whole.
+
+    Writing the same comparison again replaces its files.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    results_dir : Path or str
+        The folder; made where it is missing.
+    overwrite : bool, default=False
+        Whether to replace files of another run.
+
+    Returns
+    -------
+    list of Path
+        The files, ``results.json`` first.
+
+    Raises
+    ------
+    NotADirectoryError
+        Where ``results_dir`` is a file.
+    FileExistsError
+        Where it holds one of the files from another run, and ``overwrite`` is false.
+    OSError
+        Where it can't be written.
+    """
+    folder = Path(results_dir)
+    if folder.exists() and not folder.is_dir():
+        msg = f"{folder}: results need a folder. This is a file; choose another name."
+        raise NotADirectoryError(msg)
+    texts = {name: render(comparison) for name, render in RENDERERS.items()}
+    if not overwrite:
+        _refuse_another_run(folder, texts[RESULTS])
+    partial = {folder / name: folder / f".{name}.{os.getpid()}.partial" for name in texts}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, beside in partial.items():
+            _write(beside, texts[path.name])
+        for path, beside in partial.items():
+            beside.replace(path)
+    except OSError as error:
+        msg = f"{folder}: results can't be written here ({error.strerror or error}). Choose another folder."
+        raise OSError(msg) from error
+    finally:
+        for beside in partial.values():
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+    return list(partial)
+
+
+def _refuse_another_run(folder: Path, text: str) -> None:
+    there = [name for name in RENDERERS if (folder / name).exists()]
+    if not there:
+        return
+    if RESULTS in there and (folder / RESULTS).read_text("utf-8", errors="replace") == text:
+        return
+    msg = (
+        f"{folder}: already holds {', '.join(there)} of another run. "
+        "Choose another folder, or allow overwriting to replace them."
+    )
+    raise FileExistsError(msg)
+
+
+def _write(path: Path, text: str) -> None:
+    # A file name that is no UTF-8 comes as lone surrogates. Their backslash form is what JSON itself writes.
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_results(results_dir: Path | str) -> Comparison:
+    """Read back what ``write_results`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the folder holds no ``results.json``.
+    OSError
+        Where it can't be read.
+    ValueError
+        Where it is no comparison, or is cut or changed.
+    """
+    path = Path(results_dir) / RESULTS
+    try:
+        text = path.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        msg = f"{results_dir}: no {RESULTS} here. Give the folder that a comparison was written to."
+        raise FileNotFoundError(msg) from error
+    except OSError as error:
+        msg = f"{path}: can't be read ({error.strerror or error})."
+        raise OSError(msg) from error
+    except UnicodeDecodeError as error:
+        msg = f"{path}: results must be UTF-8 text. They can't be read ({error.reason})."
+        raise ValueError(msg) from error
+    try:
+        return Comparison.from_json(text)
+    except ValueError as error:
+        msg = f"{path}: {error}"
+        raise ValueError(msg) from error
+
+
+def join(comparisons: Sequence[Comparison]) -> Comparison:
+    """Put the rows of several runs into one table; scores stay as each run computed them.
+
+    A row that several runs share is kept once where its predictions are equal. A cache whose name two runs
+    give to different features is numbered.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        The first one's protocol comes first in the joined one.
+
+    Raises
+    ------
+    ValueError
+        Where there is nothing to join, where the runs tested different utterances or labels, or divided them
+        differently under one protocol: their rows would not be comparable.
+    """
+    if not comparisons:
+        msg = "join needs at least one comparison. Got none."
+        raise ValueError(msg)
+    first, *others = comparisons
+    joined = first
+    for number, other in enumerate(others, start=2):
+        joined = _join_two(joined, _renamed(_aligned(other, first, number), joined), number)
+    if others:
+        note = f"Joined from {len(comparisons)} runs: a sentence that compares rows speaks of the rows of its own run only."
+        joined = dataclasses.replace(joined, notes=(*joined.notes, note))
+    return joined
+
+
+def _aligned(other: Comparison, first: Comparison, number: int) -> Comparison:
+    """Bring the other's utterances into the first one's order.
+
+    Raises
+    ------
+    ValueError
+        Where they are not the same utterances with the same labels and speakers.
+    """
+    if other.labels != first.labels:
+        msg = (
+            f"runs that are joined must have the same labels. Run 1 has {', '.join(first.labels)}; "
+            f"run {number} has {', '.join(other.labels)}."
+        )
+        raise ValueError(msg)
+    index = {identifier: i for i, identifier in enumerate(other.utterance_ids)}
+    unshared = sorted(set(index) ^ set(first.utterance_ids))
+    if unshared:
+        msg = (
+            f"runs that are joined must have tested the same utterances. {len(unshared)} are only in run 1 or only in "
+            f"run {number}: {', '.join(unshared[:3])}{', ...' if len(unshared) > 3 else ''}."
+        )
+        raise ValueError(msg)
+    order = [index[identifier] for identifier in first.utterance_ids]
+
+    def reordered(rows: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(row[i] for i in order) for row in rows)
+
+    for name in ("truth", "speakers"):
+        theirs = [getattr(other, name)[i] for i in order]
+        differing = [
+            identifier
+            for identifier, mine, their in zip(first.utterance_ids, getattr(first, name), theirs, strict=True)
+            if mine != their
+        ]
+        if differing:
+            what = "labels" if name == "truth" else "speakers"
+            msg = (
+                f"runs that are joined must agree on the utterances' {what}. Run 1 and run {number} differ on "
+                f"{len(differing)}, as {differing[0]}."
+            )
+            raise ValueError(msg)
+    return dataclasses.replace(
+        other,
+        utterance_ids=first.utterance_ids,
+        truth=first.truth,
+        speakers=first.speakers,
+        sexes=first.sexes,
+        folds=tuple(
+            dataclasses.replace(folds, tested_in=reordered(folds.tested_in)) for folds in other.folds
+        ),
+        results=tuple(
+            dataclasses.replace(result, predictions=reordered(result.predictions)) for result in other.results
+        ),
+    )
+
+
+def _renamed(other: Comparison, joined: Comparison) -> Comparison:
+    """Add a number to each cache name that means other features in the joined runs."""
+    taken: dict[str, Mapping[str, object]] = dict(joined.caches)
+    names = {}
+    for name, spec in other.caches.items():
+        unique, number = name, 1
+        while unique in taken and taken[unique] != spec:
+            number += 1
+            unique = f"{name} #{number}"
+        names[name] = unique
+        taken[unique] = spec
+    return dataclasses.replace(
+        other,
+        caches={names[name]: spec for name, spec in other.caches.items()},
+        results=tuple(
+            dataclasses.replace(result, cache=names.get(result.cache, result.cache))
+            for result in other.results
+        ),
+    )
+
+
+def _join_two(joined: Comparison, other: Comparison, number: int) -> Comparison:
+    protocols: dict[str, Folds] = {folds.protocol: folds for folds in joined.folds}
+    for folds in other.folds:
+        mine = protocols.setdefault(folds.protocol, folds)
+        if (mine.names, mine.tested_in) != (folds.names, folds.tested_in):
+            msg = (
+                f"runs that are joined must divide the utterances alike. Run {number} has other folds under "
+                f"{folds.protocol} than the runs before it; fit again with one seed."
+            )
+            raise ValueError(msg)
+    kept = {_identity(result) for result in joined.results}
+    versions = {
+        name: " / ".join(dict.fromkeys(run.versions[name] for run in (joined, other) if name in run.versions))
+        for name in {**joined.versions, **other.versions}
+    }
+    return dataclasses.replace(
+        joined,
+        folds=tuple(protocols.values()),
+        results=joined.results + tuple(result for result in other.results if _identity(result) not in kept),
+        caches={**joined.caches, **other.caches},
+        notes=tuple(dict.fromkeys(joined.notes + other.notes)),
+        command="\n".join(dict.fromkeys(filter(None, (joined.command, other.command)))),
+        versions=versions,
+    )
+
+
+def _identity(result: Result) -> tuple[object, ...]:
+    return (result.title, result.protocol, result.predictions)
