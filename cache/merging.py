@@ -149,33 +149,19 @@ def _resolved(caches: Sequence[CacheFile]) -> tuple[_Rows, list[Failure], list[D
     original[by_hash] = by_hash[first]
     is_row = original == np.arange(len(rows))
 
-    failures = [
-        noun
-        for source, places in _places(statements[tables == 1])
-        for noun in np.array(_nouns(caches[source], "failures"), dtype=object)[places]
-    ]
-    stated = [
-        noun
-        for source, places in _places(statements[tables == 2])
-        for noun in np.array(_nouns(caches[source], "duplicates"), dtype=object)[places]
-    ]
+    failures: list[Failure] = _nouns(caches, "failures", statements[tables == 1])
+    stated: list[Duplicate] = _nouns(caches, "duplicates", statements[tables == 2])
     duplicates = _found(caches, rows, np.flatnonzero(~is_row), original)
-    labels = rows.texts(caches, "utterances/label") if stated else []
-    for noun in stated:
-        if noun.audio_hash:
-            at = int(np.searchsorted(ordered, encode(noun.audio_hash)))
-            place = int(by_hash[at]) if at < len(rows) and ordered[at] == encode(noun.audio_hash) else -1
-        else:
-            at = int(np.searchsorted(ids, encode(noun.original_id)))
-            place = int(original[at]) if at < len(rows) and ids[at] == encode(noun.original_id) else -1
+    places = np.array([_original(noun, ordered, by_hash, ids, original) for noun in stated], dtype=np.int64)
+    found = rows[places[places >= 0]]
+    texts = zip(found.texts(caches, "utterances/id"), found.texts(caches, "utterances/label"), strict=True)
+    for noun, place in zip(stated, places, strict=True):
         if place < 0:
             reason = f"it was a duplicate of {noun.original_id!r}, which is gone or changed; extract again"
             failures.append(Failure(id=noun.id, path=noun.path, reason=reason))
         else:
-            original_id = str(decode(ids[place : place + 1])[0])
-            duplicates.append(
-                dataclasses.replace(noun, original_id=original_id, original_label=labels[place])
-            )
+            original_id, label = next(texts)
+            duplicates.append(dataclasses.replace(noun, original_id=original_id, original_label=label))
     return rows[is_row], failures, duplicates
 
 
@@ -200,13 +186,25 @@ def _latest(caches: Sequence[CacheFile]) -> tuple[NDArray[np.bytes_], _Rows, NDA
     return joined[newest], statements, np.concatenate(tables)[chosen]
 
 
-def _places(statements: _Rows) -> Iterator[tuple[int, Index]]:
-    return ((source, statements.place[indices]) for source, indices in statements.by_source())
+def _nouns(caches: Sequence[CacheFile], table: str, statements: _Rows) -> list[Any]:
+    found: list[Any] = []
+    for source, indices in statements.by_source():
+        with caches[source] as cache:
+            nouns = list(cache.nouns(table))
+        found += [nouns[place] for place in statements.place[indices]]
+    return found
 
 
-def _nouns(cache: CacheFile, table: str) -> list[Any]:
-    with cache:
-        return list(cache.nouns(table))
+def _original(
+    noun: Duplicate, hashes: NDArray[np.bytes_], by_hash: Index, ids: NDArray[np.bytes_], original: Index
+) -> int:
+    """Return which row a duplicate is one of, by its hash where that is known; -1 where there is none."""
+    wanted = encode(noun.audio_hash or noun.original_id)
+    sought = hashes if noun.audio_hash else ids
+    at = int(np.searchsorted(sought, wanted))
+    if at == len(sought) or sought[at] != wanted:
+        return -1
+    return int(by_hash[at] if noun.audio_hash else original[at])
 
 
 def _found(caches: Sequence[CacheFile], rows: _Rows, repeated: Index, original: Index) -> list[Duplicate]:

@@ -177,6 +177,7 @@ class FeatureCache:
 
     def row(self, index: int) -> Row:
         """Return the row at ``index``."""
+        index = range(len(self))[index]
         one = {name: self.column(name)[index : index + 1] for name in TABLES["utterances"]}
         return next(noun for noun in nouns("utterances", one) if isinstance(noun, Row))
 

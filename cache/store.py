@@ -291,7 +291,7 @@ class CacheFile:
         extent = self._extent(file, size, name, kind, rank)
         sums = self._extent(file, size, f"checksums/{name}", "u", 2)
         if sums.shape != (-(-extent.nbytes // BLOCK_BYTES), 2):
-            msg = f"{self.path}: {name!r} has {len(sums.shape)} checksums; not as many as blocks."
+            msg = f"{self.path}: {name!r} has {sums.shape[0]} checksums; not one for each block."
             raise CacheError(msg)
         self.extents[name], self.extents[f"checksums/{name}"] = extent, sums
         return extent.shape
@@ -382,19 +382,14 @@ class NewCache:
     def __enter__(self) -> Self:
         with self._explained():
             self._target = DurableFile(self.path)
-        self._file = h5py.File(self.path, "w", driver="fileobj", fileobj=self._target, libver=LIBRARY_VERSION)
-        attributes = {
-            "format": FORMAT_NAME,
-            "spec": self.spec.to_json(),
-            "fingerprint": self.spec.fingerprint,
-            "software": json.dumps(self._software, sort_keys=True),
-        }
-        for name, text in attributes.items():
-            # Of fixed length, as texts of variable length lie where no checksum covers them.
-            encoded = text.encode()
-            self._file.attrs.create(name, encoded, dtype=h5py.string_dtype("utf-8", len(encoded)))
-        self._file.attrs["schema_version"] = SCHEMA_VERSION
-        self._file.attrs["complete"] = self._complete
+        try:
+            self._file = h5py.File(
+                self.path, "w", driver="fileobj", fileobj=self._target, libver=LIBRARY_VERSION
+            )
+            self._write_attributes()
+        except BaseException:
+            self._target.discard()
+            raise
         return self
 
     def __exit__(
@@ -402,9 +397,11 @@ class NewCache:
     ) -> None:
         try:
             with self._explained():
-                if kind is None:
-                    self._write_checksums()
-                self._file.close()
+                try:
+                    if kind is None:
+                        self._write_checksums()
+                finally:
+                    self._file.close()
                 if kind is None:
                     self._target.commit()
         finally:
@@ -445,6 +442,20 @@ class NewCache:
         for name in TABLES[table]:
             self.write_column(f"{table}/{name}", arrays[name])
 
+    def _write_attributes(self) -> None:
+        attributes = {
+            "format": FORMAT_NAME,
+            "spec": self.spec.to_json(),
+            "fingerprint": self.spec.fingerprint,
+            "software": json.dumps(self._software, sort_keys=True),
+        }
+        for name, text in attributes.items():
+            # Of fixed length, as texts of variable length lie where no checksum covers them.
+            encoded = text.encode()
+            self._file.attrs.create(name, encoded, dtype=h5py.string_dtype("utf-8", len(encoded)))
+        self._file.attrs["schema_version"] = SCHEMA_VERSION
+        self._file.attrs["complete"] = self._complete
+
     def _write_checksums(self) -> None:
         for dataset, room in list(self._rooms.items()):
             if room.filled != room.extent.nbytes:
@@ -477,9 +488,16 @@ def check_free(cache_path: Path) -> None:
         raise CacheError(msg)
 
 
+class _RawFile(FileIO):
+    """A file that closes with its owner, without a warning: readers need not be closed by hand."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def _opened(path: Path) -> FileIO:
     try:
-        raw = path.open("rb", buffering=0)
+        raw = _RawFile(path)
     except OSError as error:
         msg = f"{path}: {error.strerror}."
         raise CacheError(msg) from error

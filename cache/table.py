@@ -45,11 +45,11 @@ def encode(text: str) -> bytes:
     """
     try:
         encoded = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        msg = f"text must be Unicode. Got {text!r} instead."
-        raise CacheError(msg) from error
-    if b"\0" in encoded or encoded.decode("utf-8", "surrogateescape") != text:
-        msg = f"text can't have NULs or bytes that are UTF-8 already. Got {text!r} instead."
+        lossless = text.isascii() or encoded.decode("utf-8", "surrogateescape") == text
+    except UnicodeEncodeError:
+        encoded, lossless = b"", False
+    if "\0" in text or not lossless:
+        msg = f"text must be Unicode, or a file name in other bytes, without NUL. Got {text!a} instead."
         raise CacheError(msg)
     return encoded
 

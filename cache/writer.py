@@ -157,16 +157,16 @@ class CacheWriter:
             msg = f"{where} must have shape {shape}. Got {values.shape} instead."
             raise CacheError(msg)
         limit = float(np.finfo(self.spec.dtype).max)
-        # A comparison with NaN is false, so that one test finds all three.
-        sound = (np.abs(values) <= limit).reshape(shape[0], -1).all(axis=1)
+        inner = tuple(range(1, values.ndim))
+        # A comparison with NaN is false, so that one test finds NaN, infinity and what is too large.
+        sound = (values.min(axis=inner, initial=0) >= -limit) & (values.max(axis=inner, initial=0) <= limit)
         if not sound.all():
             position = int(np.argmin(sound))
-            layer = self.spec.layers[position]
-            if np.isfinite(values[position]).all():
-                peak = float(np.abs(values[position]).max())
+            layer, found = self.spec.layers[position], values[position]
+            if np.isfinite(found).all():
                 msg = (
-                    f"{where} of layer {layer} reaches {peak:.6g}, beyond the range of {self.spec.dtype} "
-                    f"(+-{limit:.6g}); store float32."
+                    f"{where} of layer {layer} reaches {float(np.abs(found).max()):.6g}, beyond the range of "
+                    f"{self.spec.dtype} (+-{limit:.6g}); store float32."
                 )
             else:
                 msg = f"{where} of layer {layer} is not finite."
