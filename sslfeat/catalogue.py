@@ -1,152 +1,29 @@
 """The corpora this package knows by name: one entry each, with its naming scheme and its published facts.
 
-A pattern matches a file's path inside the corpus folder, without the suffix and from any folder boundary on. Its named
-groups become the utterance's fields: ``label`` (a code of ``labels``), ``speaker``, ``sex``, ``text``, ``session``,
-``split``; others only serve ``name``.
+Sources, where an entry's own citation doesn't give them: sizes, durations and rates of the files from EmoBox (metadata
+of github.com/emo-box/EmoBox at 08280f2); names as that project's and SERAB's scripts read them; licences from the
+corpora's own pages and from SuperKogito/SER-datasets.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
-from sslfeat.labels import harmonise
+from sslfeat import annotations, published
+from sslfeat.corpus import Corpus, numbered, odd_male, words
 
-SEXES = {"f": "female", "female": "female", "w": "female", "m": "male", "male": "male"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """One corpus: how its files are named, and what was published of it.
-
-    Parameters
-    ----------
-    key : str
-        What the user types.
-    title : str
-        The full name.
-    pattern : str
-        Regular expression of the names, see above.
-    examples : tuple of str
-        Names as they come, for messages.
-    labels : mapping of str to (str, str)
-        Code in the name -> the corpus's own word and the shared noun.
-    counts : mapping of str to int
-        Code -> published number of files; may be empty where only ``num_files`` is known.
-    num_files, num_speakers : int
-        Published totals.
-    hours : float
-        Total duration.
-    languages : tuple of str
-        Languages spoken, in English.
-    licence, citation, url : str
-        Terms, what to cite, and where to get it.
-    sexes : mapping of str to str
-        Speaker as named -> female or male, where the names don't say it by a group ``sex``.
-    name : str
-        What an utterance is called in its id, made from the groups and ``stem``.
-    names : callable or None
-        Returns the published stems, where they are known one by one; a file that fits the pattern and isn't among
-        them is not read.
-    skipped_folders : tuple of str
-        Folders that hold audio which is no utterance.
-    variant_of : str
-        The corpus this is another reading of: ids and speakers carry that key, and it is never guessed.
-    remarks : tuple of str
-        What trips users.
-    """
-
-    key: str
-    title: str
-    pattern: str
-    examples: tuple[str, ...]
-    labels: Mapping[str, tuple[str, str]]
-    counts: Mapping[str, int]
-    num_files: int
-    num_speakers: int
-    hours: float
-    languages: tuple[str, ...]
-    licence: str
-    citation: str
-    url: str
-    sexes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    name: str = "{stem}"
-    names: Callable[[], Iterable[str]] | None = None
-    skipped_folders: tuple[str, ...] = ()
-    variant_of: str = ""
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def family(self) -> str:
-        """The key that ids and speakers carry."""
-        return self.variant_of or self.key
-
-
-def _words(**codes: str) -> dict[str, tuple[str, str]]:
-    """Return code -> (the corpus's word, the shared noun)."""
-    return {code: (word, harmonise(word)) for code, word in codes.items()}
-
-
-def _numbered(*words: str) -> dict[str, tuple[str, str]]:
-    """Return the same for codes 01, 02, ..."""
-    return _words(**{f"{number:02}": word for number, word in enumerate(words, 1)})
-
-
-def _odd_male(count: int) -> dict[str, str]:
-    return {f"{number:02}": "male" if number % 2 else "female" for number in range(1, count + 1)}
-
-
-# The 535 utterances of Emo-DB 1.x, those that more than 80 % of the listeners recognised and 60 % found natural
-# (Burkhardt et al. 2005): speaker and text, then emotion and version of each. Release 2.0 adds the other 281.
-_EMODB_GOLD = """
-        03a01=Fa.Nc.Wa 03a02=Fc.Nc.Ta.Wb.Wc 03a04=Ad.Fd.Lc.Nc.Ta.Wc 03a05=Aa.Fc.Nd.Tc.Wa.Wb
-        03a07=Fa.Fb.La.Nc.Wc 03b01=Fa.Lb.Nb.Td.Wa.Wc 03b02=Aa.La.Na.Tb.Wb 03b03=Nb.Tc.Wc 03b09=La.Nc.Tc.Wa
-        03b10=Ab.Ec.Na.Nc.Wb.Wc 08a01=Ab.Fd.Lc.Na.Wa.Wc 08a02=Ab.Ac.Fe.La.Na.Tb.Wc 08a04=Ff.La.Nc.Tb.Wc
-        08a05=Fe.Lc.Nb.Ta.Wa 08a07=Fd.La.Na.Ta.Tb.Wc 08b01=Aa.Fd.Fe.Lb.Na.Wa 08b02=Ff.La.Nb.Tc.Wd
-        08b03=Fe.Lc.Nb.Tc.Wd 08b09=Ab.Fd.Lc.Nb.Tb.Wa.Wc 08b10=Aa.Fd.La.Nc.Tc.Wa 09a01=Ea.Fa.Nb.Wb
-        09a02=Ea.Eb.La.Wb 09a04=Fd.La.Nb.Wa 09a05=Ed.Lc.Nb.Tb.Wb.Wc 09a07=Eb.Na.Ta.Wb.Wd 09b01=Ea.Na.Wb
-        09b02=Na.Tb.Wc.Wd 09b03=Ed.Fa.Fd.Lb.Nb.Ta.Wb 09b09=Ea.Nd.Wa 09b10=Aa.Nd.Wa 10a01=Ac.Nb.Wa
-        10a02=Ab.Fa.Lb.Na.Wa 10a04=Fd.Nb.Wa.Wb 10a05=Aa.Ld.Tb.Wb 10a07=Aa.Ad.La.Ta.Wb 10b01=Aa.Ea.Fa.Lb
-        10b02=Aa.La.Na.Wb 10b03=La.Tb.Wb 10b09=Ad.Lb.Wb 10b10=Fc.Lc.Wa 11a01=Aa.Ab.Ld.Nd.Wc
-        11a02=Ec.Fb.Ld.Nc.Tc.Wc 11a04=Ac.Fd.Nd.Wc 11a05=Ad.Fb.Fc.Lc.Na.Td.Wd 11a07=Ac.Ld.Ta.Wc
-        11b01=Ab.Eb.Fc.Lb.Nc.Wd 11b02=Ab.Fd.Na.Td.Wb 11b03=Fc.Lc.Nb.Td.Wa.Wb 11b09=Ad.Fd.Ld.Na.Td.Wa
-        11b10=Ad.Ae.Ld.Nc.Td.Wa 12a01=Fb.Lb.Nb.Wc 12a02=Ac.Ec.Nb.Wa.Wc 12a04=Wc 12a05=Ab.Lb.Nd.Ta.Wb
-        12a07=Ac.La.Wa 12b01=Ta.Wa 12b02=Ad.Ea.Fb.Na.Wa.Wb.Wd 12b03=La.Ta 12b09=Ac.Td.Wc 12b10=Ac.Ld.Wa
-        13a01=Ac.Ea.Ec.Fd.Lb.Nb.Wb 13a02=Ad.Ec.Fa.Lc.Nc.Ta.Wa 13a04=Ac.Fc.Lb.Ta.Wc
-        13a05=Aa.Ea.Lc.Nb.Tc.Wa.Wc 13a07=Fd.Lb.Na.Tc.Wb 13b01=Ab.Ec.Fc.Ld.Nc.Wa 13b02=Fb.Lc.Nb.Wa
-        13b03=Ac.Ed.Fd.Lb.Na.Td.Wc 13b09=Ab.Ec.Fb.Fc.La.Na.Wa 13b10=Ec.Fa.La.Nc.Wa.Wc
-        14a01=Aa.Ac.Ea.Na.Wa.Wc 14a02=Ab.Ea.Fd.La.Nc.Tb.Wa.Wc 14a04=Aa.Ed.Lb.Tb.Tc.Wb.Wc
-        14a05=Aa.Ac.Fa.Fb.Lb.Na.Ta.Tc.Wa.Wb 14a07=Aa.Eb.Fd.Lc.Ld.Na.Tc.Wc 14b01=Ac.Eb.Fa.Fc.Na.Wc
-        14b02=Aa.Fb.Na.Tc.Wb.Wd 14b03=Ad.Ed.Lb.Ta.Wb 14b09=Ac.Ea.Fc.Lb.Td.Wa.Wc 14b10=Ad.Eb.Lb.Nb.Tc.Wc
-        15a01=Ea.Fb.La.Nb.Wa 15a02=Ac.Ea.La.Na.Ta.Wb.Wd 15a04=Ab.Ac.Fd.Nc.Wa.Wb 15a05=Eb.Fb.Lb.Na.Wa
-        15a07=Ac.Eb.Fa.Fb.Ld.Nc 15b01=Ec.Lb.Na.Wc 15b02=Aa.Lb.Nd.Tc.Wa.Wc 15b03=Aa.Lc.Nb.Tc.Wa.Wb
-        15b09=Ac.Fa.La.Nb.Ta.Wb 15b10=Ac.Lc.Nb.Nc.Wa 16a01=Ec.Fc.Lb.Nc.Tb.Wb 16a02=Ea.Ec.Lb.Nb.Tc.Wb
-        16a04=Ab.Ea.Fa.La.Lc.Nc.Tc.Wb.Wc 16a05=Ab.Ea.Fc.La.Tb.Wb.Wc 16a07=Ea.Fa.Fb.La.Lb.Nb.Td.Wa
-        16b01=Aa.Eb.Fa.La.Lc.Tb.Wa.Wb 16b02=Aa.Eb.Fd.Lb.Wb 16b03=Ad.Ea.Fa.Fd.La.Nb.Ta.Wb
-        16b09=Ab.Eb.Fb.La.Lb.Wb 16b10=Aa.Eb.Fb.Lb.Tb.Td.Wa.Wb
-    """
-
-
-def _emodb_names() -> Iterable[str]:
-    for group in _EMODB_GOLD.split():
-        stem, endings = group.split("=")
-        yield from (stem + ending for ending in endings.split("."))
-
-
-def _ravdess_names(channel: str, emotions: Iterable[str], actors: Iterable[int]) -> Iterable[str]:
-    for actor, emotion in itertools.product(actors, emotions):
-        for intensity, statement, repetition in itertools.product(("01", "02"), repeat=3):
-            if (emotion, intensity) != ("01", "02"):  # there is no strong neutral
-                yield f"03-{channel}-{emotion}-{intensity}-{statement}-{repetition}-{actor:02}"
-
-
-def _savee_names() -> Iterable[str]:
-    for speaker, (code, count) in itertools.product(_SAVEE_MEN, _SAVEE_SENTENCES.items()):
-        yield from (f"{speaker}_{code}{number:02}" for number in range(1, count + 1))
-
-
-_SAVEE_MEN = ("DC", "JE", "JK", "KL")
-_SAVEE_SENTENCES = {"a": 15, "d": 15, "f": 15, "h": 15, "n": 30, "sa": 15, "su": 15}
+_LIVINGSTONE = "Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song (RAVDESS), PLOS ONE 2018"
+_JL_LABELS = (
+    *("angry", "sad", "neutral", "happy", "excited"),
+    *("apologetic", "anxious", "assertive", "concerned", "encouraging"),
+)
+# VideoDemographics.csv of the corpus: these 43 of the 91 actors; copies on Kaggle lack the file.
+_CREMA_D_WOMEN = frozenset(
+    {*range(1002, 1005), *range(1006, 1011), 1012, 1013, 1018, 1020, 1021, 1024, 1025, *range(1028, 1031)}
+    | {1037, 1043, 1046, 1047, 1049, *range(1052, 1057), 1058, 1060, 1061, 1063, *range(1072, 1077)}
+    | {1078, 1079, 1082, 1084, 1089, 1091}
+)
 
 _ENTRIES = (
     Corpus(
@@ -154,7 +31,7 @@ _ENTRIES = (
         title="Emo-DB, Berlin Database of Emotional Speech",
         pattern=r"(?P<speaker>\d\d)(?P<text>[ab]\d\d)(?P<label>[WLEAFTN])[a-z]",
         examples=("03a01Fa.wav", "16b10Wb.wav"),
-        labels=_words(W="Wut", L="Langeweile", N="neutral", F="Freude", A="Angst", T="Trauer", E="Ekel"),
+        labels=words(W="Wut", L="Langeweile", N="neutral", F="Freude", A="Angst", T="Trauer", E="Ekel"),
         counts={"W": 127, "L": 81, "N": 79, "F": 71, "A": 69, "T": 62, "E": 46},
         num_files=535,
         num_speakers=10,
@@ -165,7 +42,7 @@ _ENTRIES = (
         url="https://zenodo.org/records/17651657",
         sexes=dict.fromkeys(("03", "10", "11", "12", "15"), "male")
         | dict.fromkeys(("08", "09", "13", "14", "16"), "female"),
-        names=_emodb_names,
+        names=published.emodb,
         skipped_folders=("laryngo",),
         remarks=(
             "Release 2.0 holds 281 more files that few listeners agreed on; emodb-2 reads them too.",
@@ -177,17 +54,17 @@ _ENTRIES = (
         title="RAVDESS, Ryerson Audio-Visual Database of Emotional Speech and Song (speech)",
         pattern=r"03-01-(?P<label>0[1-8])-0[12]-(?P<text>0[12])-0[12]-(?P<speaker>[01]\d|2[0-4])",
         examples=("Actor_01/03-01-06-01-02-01-01.wav",),
-        labels=_numbered("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
+        labels=numbered("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
         counts={"01": 96} | {f"{code:02}": 192 for code in range(2, 9)},
         num_files=1440,
         num_speakers=24,
         hours=1.48,
         languages=("English (North America)",),
         licence="CC BY-NC-SA 4.0",
-        citation="Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song, PLOS ONE 2018",
+        citation=_LIVINGSTONE,
         url="https://zenodo.org/records/1188976",
-        sexes=_odd_male(24),
-        names=lambda: _ravdess_names("01", [f"{code:02}" for code in range(1, 9)], range(1, 25)),
+        sexes=odd_male(24),
+        names=lambda: published.ravdess("01", [f"{code:02}" for code in range(1, 9)], range(1, 25)),
         remarks=(
             "The Kaggle copy holds every file twice.",
             "Two sentences serve all emotions: independence from the text means leaving one of them out.",
@@ -198,7 +75,7 @@ _ENTRIES = (
         title="ShEMO, Sharif Emotional Speech Database",
         pattern=r"(?P<speaker>(?P<sex>[FM])\d\d)(?P<label>[AFHNSW])\d{2,3}",
         examples=("female/F03S02.wav", "male/M12A01.wav"),
-        labels=_words(A="anger", F="fear", H="happiness", N="neutral", S="sadness", W="surprise"),
+        labels=words(A="anger", F="fear", H="happiness", N="neutral", S="sadness", W="surprise"),
         counts={"A": 1059, "N": 1028, "S": 449, "W": 225, "H": 201, "F": 38},
         num_files=3000,
         num_speakers=87,
@@ -219,10 +96,10 @@ _ENTRIES = (
         title="SAVEE, Surrey Audio-Visual Expressed Emotion",
         pattern=r"(?P<speaker>DC|JE|JK|KL)[/_](?P<label>sa|su|[adfhn])(?P<text>\d\d)",
         examples=("AudioData/DC/a01.wav", "DC_a01.wav"),
-        labels=_words(
+        labels=words(
             a="anger", d="disgust", f="fear", h="happiness", n="neutral", sa="sadness", su="surprise"
         ),
-        counts={code: len(_SAVEE_MEN) * count for code, count in _SAVEE_SENTENCES.items()},
+        counts={code: len(published.SAVEE_MEN) * count for code, count in published.SAVEE_SENTENCES.items()},
         num_files=480,
         num_speakers=4,
         hours=0.51,
@@ -230,9 +107,9 @@ _ENTRIES = (
         licence="free for research, registration required",
         citation="Haq and Jackson, Multimodal Emotion Recognition, in Machine Audition, IGI Global 2010",
         url="http://kahlan.eps.surrey.ac.uk/savee/",
-        sexes=dict.fromkeys(_SAVEE_MEN, "male"),
+        sexes=dict.fromkeys(published.SAVEE_MEN, "male"),
         name="{speaker}_{label}{text}",
-        names=_savee_names,
+        names=published.savee,
         remarks=(
             "The text id is the sentence's number within its emotion: equal numbers need not be equal texts.",
         ),
@@ -242,7 +119,7 @@ _ENTRIES = (
         title="AESDD, Acted Emotional Speech Dynamic Database",
         pattern=r"(?P<label>[adfhs])(?P<text>\d\d) \(0?(?P<speaker>\d{1,2})\)[ab]?",
         examples=("anger/a01 (1).wav", "fear/f10 (01).wav", "sadness/s12 (5)a.wav"),
-        labels=_words(a="anger", d="disgust", f="fear", h="happiness", s="sadness"),
+        labels=words(a="anger", d="disgust", f="fear", h="happiness", s="sadness"),
         counts={"s": 123, "d": 122, "a": 121, "f": 120, "h": 119},
         num_files=605,
         num_speakers=6,
@@ -262,7 +139,7 @@ _ENTRIES = (
         title="BanglaSER, Bangla speech emotion recognition",
         pattern=r"0[13]-01-(?P<label>0[1-5])-0[12]-(?P<text>0[1-3])-0[1-3]-(?P<speaker>[0-2]\d|3[0-4])",
         examples=("Actor_01/03-01-03-02-03-01-01.wav",),
-        labels=_numbered("happy", "sad", "angry", "surprise", "neutral"),
+        labels=numbered("happy", "sad", "angry", "surprise", "neutral"),
         counts={"01": 306, "02": 306, "03": 306, "04": 306, "05": 243},
         num_files=1467,
         num_speakers=34,
@@ -271,11 +148,403 @@ _ENTRIES = (
         licence="CC BY 4.0",
         citation="Das et al., BanglaSER: A speech emotion recognition dataset for the Bangla language, Data in Brief 2022",
         url="https://data.mendeley.com/datasets/t9h6p943xy/5",
-        sexes=_odd_male(34),
+        sexes=odd_male(34),
         remarks=(
             "Names follow the scheme of RAVDESS, with other codes: 01 is happy here and neutral there.",
             "Actors 11, 12, 13, 16, 18, 20 and 29 have no neutral files.",
         ),
     ),
+    Corpus(
+        key="ravdess-song",
+        title="RAVDESS, Ryerson Audio-Visual Database of Emotional Speech and Song (song)",
+        pattern=r"03-02-(?P<label>0[1-6])-0[12]-(?P<text>0[12])-0[12]-(?P<speaker>[01]\d|2[0-4])",
+        examples=("Actor_01/03-02-06-01-02-01-01.wav",),
+        labels=numbered("neutral", "calm", "happy", "sad", "angry", "fearful"),
+        counts={"01": 92} | {f"{code:02}": 184 for code in range(2, 7)},
+        num_files=1012,
+        num_speakers=23,
+        hours=1.31,
+        languages=("English (North America)",),
+        licence="CC BY-NC-SA 4.0",
+        citation=_LIVINGSTONE,
+        url="https://zenodo.org/records/1188976",
+        sexes={actor: sex for actor, sex in odd_male(24).items() if actor != "18"},
+        names=lambda: published.ravdess(
+            "02", [f"{code:02}" for code in range(1, 7)], [actor for actor in range(1, 25) if actor != 18]
+        ),
+        variant_of="ravdess",
+        remarks=("Actor 18 recorded no songs.",),
+    ),
+    Corpus(
+        key="crema-d",
+        title="CREMA-D, Crowd-sourced Emotional Multimodal Actors Dataset",
+        # 1040_ITH_SAD_X is released with one X.
+        pattern=r"(?P<speaker>10\d\d)_(?P<text>[A-Z]{3})_(?P<label>ANG|DIS|FEA|HAP|NEU|SAD)_(?:LO|MD|HI|XX?)",
+        examples=("AudioWAV/1001_DFA_ANG_XX.wav",),
+        labels=words(ANG="anger", DIS="disgust", FEA="fear", HAP="happy", NEU="neutral", SAD="sad"),
+        counts=dict.fromkeys(("ANG", "DIS", "FEA", "HAP", "SAD"), 1271) | {"NEU": 1087},
+        num_files=7442,
+        num_speakers=91,
+        hours=5.3,
+        languages=("English (North America)",),
+        licence="ODbL 1.0, contents DbCL 1.0",
+        citation="Cao et al., CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset, IEEE TAC 2014",
+        url="https://github.com/CheyneyComputerScience/CREMA-D",
+        sexes={f"{actor}": "female" if actor in _CREMA_D_WOMEN else "male" for actor in range(1001, 1092)},
+        remarks=(
+            "The label is the emotion that the actor was asked for; crema-d-voice takes what listeners heard.",
+            "1076_MTI_SAD_XX.wav has no audio.",
+            "Downloaded as a zip from GitHub, the files are Git-LFS pointers.",
+        ),
+    ),
+    Corpus(
+        key="tess",
+        title="TESS, Toronto Emotional Speech Set",
+        # OA_bite_neutral is released without the F.
+        pattern=r"(?P<speaker>[OY]A)F?_(?P<text>[A-Za-z]+)_(?P<label>angry|disgust|fear|happy|neutral|ps|sad)",
+        examples=("OAF_back_angry.wav", "YAF_food_ps.wav"),
+        labels=words(
+            angry="angry",
+            disgust="disgust",
+            fear="fear",
+            happy="happy",
+            neutral="neutral",
+            ps="pleasant surprise",
+            sad="sad",
+        ),
+        counts=dict.fromkeys(("angry", "disgust", "fear", "happy", "neutral", "ps", "sad"), 400),
+        num_files=2800,
+        num_speakers=2,
+        hours=1.6,
+        languages=("English (Canada)",),
+        licence="CC BY-NC-ND 4.0",
+        citation="Pichora-Fuller and Dupuis, Toronto emotional speech set (TESS), 2020",
+        url="https://doi.org/10.5683/SP2/E8H2MF",
+        sexes={"OA": "female", "YA": "female"},
+        remarks=(
+            "Two speakers and one carrier phrase: scores are near 100 % unless a speaker is held out.",
+            "24 414 Hz, and OAF_food_fear.wav at 96 kHz.",
+        ),
+    ),
+    Corpus(
+        key="iemocap",
+        title="IEMOCAP, Interactive Emotional Dyadic Motion Capture",
+        pattern=r"Ses(?P<session>0[1-5])[FM]_(?P<text>(?:impro|script)\d\d(?:_\d)?)[a-z]?_(?P<sex>[FM])(?:XX)?\d+",
+        examples=("Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav",),
+        labels=words(
+            ang="angry",
+            hap="happy",
+            sad="sad",
+            neu="neutral",
+            fru="frustrated",
+            exc="excited",
+            fea="fearful",
+            sur="surprised",
+            dis="disgusted",
+            oth="other",
+        ),
+        counts={
+            **{"fru": 1849, "neu": 1708, "ang": 1103, "sad": 1084, "exc": 1041, "hap": 595, "sur": 107},
+            **{"fea": 40, "oth": 3, "dis": 2},
+        },
+        num_files=7532,
+        num_speakers=10,
+        hours=9.5,
+        languages=("English (North America)",),
+        licence="by signed form",
+        citation="Busso et al., IEMOCAP: interactive emotional dyadic motion capture database, LREC 2008",
+        url="https://sail.usc.edu/iemocap/",
+        annotate=annotations.iemocap,
+        skipped_folders=("dialog",),
+        remarks=(
+            "Ses01F names the actor with the markers, not the speaker: that is the letter before the turn's number.",
+            "iemocap-4 is the usual subset of four classes, excited counted as happiness (5531 files).",
+            "The text id is the script or the improvised scene, which several turns share.",
+        ),
+    ),
+    Corpus(
+        key="msp-podcast",
+        title="MSP-Podcast",
+        pattern=r"MSP-PODCAST_\d{4}_\d{4}(?:_\d{4})?",
+        examples=("Audios/MSP-PODCAST_0001_0008.wav",),
+        labels=words(
+            A="angry", S="sad", H="happy", U="surprise", F="fear", D="disgust", C="contempt", N="neutral"
+        ),
+        languages=("English",),
+        licence="academic licence",
+        citation="Lotfian and Busso, Building naturalistic emotionally balanced speech corpus, IEEE TAC 2019",
+        url="https://ecs.utdallas.edu/research/researchlabs/msp-lab/MSP-Podcast.html",
+        annotate=annotations.msp_podcast,
+        remarks=(
+            "Sizes differ by release (1.11: 73 042 files with a label, 1273 speakers, 113.6 hours).",
+            "The corpus's own split is fixed; speakers it calls Unknown get no speaker here.",
+        ),
+    ),
+    Corpus(
+        key="meld",
+        title="MELD, Multimodal EmotionLines Dataset",
+        pattern=r"(?P<folder>train_splits|dev_splits_complete|output_repeated_splits_test)/"
+        r"(?P<prefix>final_videos_test)?dia(?P<dialogue>\d+)_utt(?P<turn>\d+)",
+        examples=("train_splits/dia0_utt0.mp4", "dev_splits_complete/dia1_utt2.mp4"),
+        labels=words(
+            {word: word for word in ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")}
+        ),
+        counts={
+            **{"neutral": 6436, "joy": 2308, "surprise": 1636, "anger": 1607, "sadness": 1002},
+            **{"disgust": 361, "fear": 358},
+        },
+        num_files=13708,
+        num_speakers=304,
+        hours=12.1,
+        languages=("English",),
+        licence="GPL-3.0",
+        citation="Poria et al., MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations, ACL 2019",
+        url="https://affective-meld.github.io/",
+        sexes=dict.fromkeys(("Monica", "Phoebe", "Rachel"), "female")
+        | dict.fromkeys(("Chandler", "Joey", "Ross"), "male"),
+        name="{split}_dia{dialogue}_utt{turn}",
+        annotate=annotations.meld,
+        remarks=(
+            "mp4: needs PyAV.",
+            "dia110_utt7 of dev isn't released and dia125_utt3 of train is damaged, which leaves 13 706.",
+            "Turns last from 0.06 to 305 seconds, with laughter and several voices.",
+        ),
+    ),
+    Corpus(
+        key="esd",
+        title="ESD, Emotional Speech Database",
+        pattern=r"(?P<speaker>00[01]\d|0020)/(?P<label>Angry|Happy|Neutral|Sad|Surprise)/"
+        r"(?:(?P<part>train|evaluation|test)/)?00\d\d_(?P<number>\d{6})",
+        examples=("0011/Angry/0011_000351.wav", "0001/Happy/test/0001_000721.wav"),
+        labels=words({word: word for word in ("Angry", "Happy", "Neutral", "Sad", "Surprise")}),
+        counts=dict.fromkeys(("Angry", "Happy", "Neutral", "Sad", "Surprise"), 7000),
+        num_files=35000,
+        num_speakers=20,
+        hours=29.1,
+        languages=("Chinese (Mandarin)", "English"),
+        licence="for research",
+        citation="Zhou et al., Emotional voice conversion: Theory, databases and ESD, Speech Communication 2022",
+        url="https://github.com/HLTSingapore/Emotional-Speech-Data",
+        annotate=annotations.esd,
+        remarks=("Speakers 0001 to 0010 read Chinese, 0011 to 0020 English.",),
+    ),
+    Corpus(
+        key="emovo",
+        title="EMOVO",
+        pattern=r"(?P<label>neu|dis|gio|pau|rab|sor|tri)-(?P<speaker>(?P<sex>[fm])[1-3])-(?P<text>[a-z]\d)",
+        examples=("f2/gio-f2-b2.wav",),
+        labels=words(
+            neu="neutro",
+            dis="disgusto",
+            gio="gioia",
+            pau="paura",
+            rab="rabbia",
+            sor="sorpresa",
+            tri="tristezza",
+        ),
+        counts=dict.fromkeys(("neu", "dis", "gio", "pau", "rab", "sor", "tri"), 84),
+        num_files=588,
+        num_speakers=6,
+        hours=0.5,
+        languages=("Italian",),
+        licence="not stated (nkululeko gives CC BY-NC-SA 4.0)",
+        citation="Costantini et al., EMOVO Corpus: an Italian Emotional Speech Database, LREC 2014",
+        url="http://voice.fub.it/activities/corpora/emovo/index.html",
+    ),
+    Corpus(
+        key="subesco",
+        title="SUBESCO, SUST Bangla Emotional Speech Corpus",
+        # F_02_MONIKA_S_2_SURPRISE_3] is released with its bracket.
+        pattern=r"(?P<speaker>(?P<sex>[FM])_\d\d)_[A-Z]+_(?P<text>S_\d+)_"
+        r"(?P<label>ANGRY|DISGUST|FEAR|HAPPY|NEUTRAL|SAD|SURPRISE)_\d\]?",
+        examples=("F_10_FAHMEE_S_6_FEAR_5.wav",),
+        labels=words(
+            {word: word for word in ("ANGRY", "DISGUST", "FEAR", "HAPPY", "NEUTRAL", "SAD", "SURPRISE")}
+        ),
+        counts=dict.fromkeys(("ANGRY", "DISGUST", "FEAR", "HAPPY", "NEUTRAL", "SAD", "SURPRISE"), 1000),
+        num_files=7000,
+        num_speakers=20,
+        hours=7.68,
+        languages=("Bangla",),
+        licence="CC BY 4.0",
+        citation="Sultana et al., SUST Bangla Emotional Speech Corpus (SUBESCO), PLOS ONE 2021",
+        url="https://zenodo.org/records/4526477",
+        remarks=("44.1 and 48 kHz mixed.",),
+    ),
+    Corpus(
+        key="cafe",
+        title="CaFE, Canadian French Emotional speech dataset",
+        pattern=r"(?P<speaker>0\d|1[0-2])-(?P<label>[CDJNPST])-[12]-(?P<text>[1-6])",
+        examples=("CaFE_48k/Peur/Fort/12-P-2-5.wav",),
+        labels=words(C="Colère", D="Dégoût", J="Joie", N="Neutre", P="Peur", S="Surprise", T="Tristesse"),
+        counts=dict.fromkeys("CDJPST", 144) | {"N": 72},
+        num_files=936,
+        num_speakers=12,
+        hours=1.2,
+        languages=("French (Canada)",),
+        licence="CC BY-NC-SA 4.0",
+        citation="Gournay et al., A Canadian French Emotional Speech Dataset, ACM MMSys 2018",
+        url="https://zenodo.org/records/1478765",
+        sexes=odd_male(12),
+        remarks=("Released at 48 kHz (wav) and 192 kHz (aiff): keep one of the two.",),
+    ),
+    Corpus(
+        key="urdu",
+        title="URDU, Urdu-language speech emotion dataset",
+        pattern=r"(?P<speaker>S(?P<sex>[FM])\d+)_F\d+_(?P<label>[AHNS])\d+",
+        examples=("Angry/SM1_F10_A010.wav",),
+        labels=words(A="Angry", H="Happy", N="Neutral", S="Sad"),
+        counts=dict.fromkeys("AHNS", 100),
+        num_files=400,
+        num_speakers=29,
+        hours=0.3,
+        languages=("Urdu",),
+        licence="for research",
+        citation="Latif et al., Cross Lingual Speech Emotion Recognition: Urdu vs. Western Languages, FIT 2018",
+        url="https://github.com/siddiquelatif/urdu-dataset",
+        remarks=("The README speaks of 38 speakers; the names tell 29 apart.",),
+    ),
+    Corpus(
+        key="jl-corpus",
+        title="JL-Corpus",
+        pattern=r"(?P<speaker>(?P<sex>female|male)[12])_(?P<label>[a-z]+)_(?P<text>\d+)[ab]_(?P<session>[12])",
+        examples=("male2_concerned_6b_1.wav",),
+        labels=words({word: word for word in _JL_LABELS}),
+        counts=dict.fromkeys(_JL_LABELS, 240),
+        num_files=2400,
+        num_speakers=4,
+        hours=1.4,
+        languages=("English (New Zealand)",),
+        licence="CC0-1.0",
+        citation="James et al., An Open Source Emotional Speech Corpus for Human Robot Interaction Applications, "
+        "Interspeech 2018",
+        url="https://www.kaggle.com/datasets/tli725/jl-corpus",
+    ),
+    Corpus(
+        key="oreau",
+        title="Oréau, French emotional speech database",
+        pattern=r"(?:(?P<sex>[fm])/sess[a-z]/)?(?P<speaker>\d\d)(?P<text>[a-z]\d\d)(?P<label>[CDJNPST])[a-z]?",
+        examples=("OréauFR_02/f/sessj/10a02Ja.wav",),
+        labels=words(C="colère", D="dégoût", J="joie", N="neutre", P="peur", S="surprise", T="tristesse"),
+        num_files=434,
+        num_speakers=32,
+        hours=0.3,
+        languages=("French",),
+        licence="see its Zenodo record",
+        citation="Kerkeni et al., French emotional speech database - Oréau, Zenodo 2020",
+        url="https://zenodo.org/records/4405783",
+    ),
+    Corpus(
+        key="mesd",
+        title="MESD, Mexican Emotional Speech Database",
+        pattern=r"(?P<label>Anger|Disgust|Fear|Happiness|Neutral|Sadness)_(?:(?P<sex>[FM])|C)_[AB]_(?P<text>.+)",
+        examples=("Anger_F_A_tarde.wav",),
+        labels=words(
+            {word: word for word in ("Anger", "Disgust", "Fear", "Happiness", "Neutral", "Sadness")}
+        ),
+        num_files=862,
+        hours=0.2,
+        languages=("Spanish (Mexico)",),
+        licence="CC BY 4.0",
+        citation="Duville et al., The Mexican Emotional Speech Database (MESD), IEEE EMBC 2021",
+        url="https://data.mendeley.com/datasets/cy34mh68j9/5",
+        remarks=(
+            "Names don't tell the speakers apart (F, M or a child), so speakers can't be held out.",
+            "Single words, from 0.2 seconds.",
+        ),
+    ),
+    Corpus(
+        key="nemo",
+        title="nEMO, emotional speech in Polish",
+        pattern=r"(?P<speaker>[A-Z]{2}\d)_(?P<label>anger|fear|happiness|neutral|sadness|surprised)_(?P<text>\d+)",
+        examples=("samples/KS0_surprised_26.wav",),
+        labels=words(
+            {word: word for word in ("anger", "fear", "happiness", "neutral", "sadness", "surprised")}
+        ),
+        num_files=4481,
+        num_speakers=9,
+        hours=3.07,
+        languages=("Polish",),
+        licence="CC BY-NC-SA 4.0",
+        citation="Christop, nEMO: Dataset of Emotional Speech in Polish, LREC-COLING 2024",
+        url="https://huggingface.co/datasets/amu-cai/nEMO",
+        # As audEERING's release of it lists them; it shows no others.
+        sexes={"EB0": "female", "KD0": "female", "KS0": "male", "MP0": "male", "WR0": "male"},
+    ),
+    Corpus(
+        key="turev-db",
+        title="TurEV-DB, Turkish Emotion-Voice Database",
+        pattern=r"(?P<label>Angry|Calm|Happy|Sad)/(?P<speaker>\d{4})_[a-z]+_(?P<text>\w+)",
+        examples=("Sound Source/Calm/1984_sk_eger.wav",),
+        labels=words(Angry="Angry", Calm="Calm", Happy="Happy", Sad="Sad"),
+        counts={"Angry": 487, "Calm": 408, "Happy": 357, "Sad": 483},
+        num_files=1735,
+        num_speakers=6,
+        hours=0.5,
+        languages=("Turkish",),
+        licence="not stated",
+        citation="Canpolat et al., Turkish Emotion Voice Database (TurEV-DB), SLTU-CCURL 2020",
+        url="https://github.com/Xeonen/TurEV-DB",
+        remarks=("Single words. The label is the folder.",),
+    ),
 )
-CORPORA: Mapping[str, Corpus] = MappingProxyType({entry.key: entry for entry in _ENTRIES})
+
+
+def _variant(key: str, of: str, **changes: Any) -> Corpus:
+    """Return another reading of a corpus: its files, otherwise selected or labelled."""
+    entry = next(entry for entry in _ENTRIES if entry.key == of)
+    return dataclasses.replace(entry, key=key, variant_of=of, **changes)
+
+
+_VARIANTS = (
+    _variant(
+        "emodb-2",
+        "emodb",
+        title="Emo-DB 2.0, with the 281 utterances that few listeners agreed on",
+        counts={},
+        num_files=816,
+        hours=0.0,
+        names=None,
+        remarks=("laryngo/ repeats every name with the signal of a laryngograph, and is skipped.",),
+    ),
+    _variant(
+        "shemo-2838",
+        "shemo",
+        title="ShEMO, the 2838 files that its shemo.json lists",
+        counts={"A": 1034, "N": 1018, "S": 360, "W": 199, "H": 198, "F": 29},
+        num_files=2838,
+        hours=3.3,
+        annotate=annotations.shemo_listed,
+        remarks=("Needs shemo.json of github.com/mansourehk/ShEMO in the folder.",),
+    ),
+    _variant(
+        "shemo-corrected",
+        "shemo",
+        title="ShEMO, with 163 labels corrected (arXiv 2211.09956)",
+        counts={"N": 1160, "A": 1042, "S": 361, "H": 203, "W": 202, "F": 32},
+        annotate=annotations.shemo_corrected,
+        remarks=("Needs modified_shemo.json of github.com/aliyzd95/ShEMO-Modification in the folder.",),
+    ),
+    _variant(
+        "crema-d-voice",
+        "crema-d",
+        title="CREMA-D, labelled by what most listeners heard in the voice",
+        counts={},
+        num_files=0,
+        annotate=annotations.crema_d_voices,
+        remarks=("Needs processedResults/summaryTable.csv in or beside the folder; ties are left out.",),
+    ),
+    _variant(
+        "iemocap-4",
+        "iemocap",
+        title="IEMOCAP, four classes: anger, sadness, neutral, and happiness with excitement",
+        labels={
+            **words(ang="angry", hap="happy", sad="sad", neu="neutral"),
+            "exc": ("excited", "happiness"),
+        },
+        counts={"neu": 1708, "ang": 1103, "sad": 1084, "exc": 1041, "hap": 595},
+        num_files=5531,
+        hours=7.0,
+    ),
+)
+CORPORA: Mapping[str, Corpus] = MappingProxyType({entry.key: entry for entry in _ENTRIES + _VARIANTS})

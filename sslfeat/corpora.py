@@ -9,19 +9,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cache.schema import Utterance
 from sslfeat.audio import AUDIO_SUFFIXES
-from sslfeat.catalogue import CORPORA, SEXES, Corpus
+from sslfeat.catalogue import CORPORA
+from sslfeat.corpus import Corpus, CorpusError, Fields
 
 __all__ = ["CORPORA", "Corpus", "CorpusError", "CorpusListing", "guess_corpus", "read_corpus"]
 
 NUM_EXAMPLES = 3
 
-
-class CorpusError(ValueError):
-    """A folder that can't be read as the corpus it was said or guessed to be; the message leads with it."""
+SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,15 +101,28 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
     if skipped:
         folders = sorted({part for path in skipped for part in path.split("/")} & set(entry.skipped_folders))
         notes.append(f"{', '.join(folders)}: {_files(len(skipped))} skipped, they are no utterances.")
+    candidates = sorted(set(paths) - set(skipped))
+    named = {path: fields for path in candidates if (fields := _match(entry, path)) is not None}
+    unexpected = [path for path in candidates if path not in named]
+    if len(named) <= len(unexpected):
+        _refuse_misfit(root, entry, paths, len(named))
+    if entry.annotate:
+        annotations = entry.annotate(root)
+        completed = {path: annotations.complete(path, fields) for path, fields in named.items()}
+        named = {path: fields for path, fields in completed.items() if fields is not None}
+        if left_out := len(completed) - len(named):
+            notes.append(f"{_files(left_out)} left out, {annotations.left_out}.")
     published = frozenset(entry.names()) if entry.names else None
     taken: set[str] = set()
     seen: Counter[str] = Counter()
     codes: Counter[str] = Counter()
-    utterances, unexpected, unpublished = [], [], []
-    for path in sorted(set(paths) - set(skipped)):
-        fields = _match(entry, path)
-        if fields is None:
-            unexpected.append(path)
+    utterances, unpublished, other_labels = [], [], 0
+    for path, fields in named.items():
+        if fields["label"] not in entry.labels:
+            if fields["label"] in CORPORA[entry.family].labels:
+                other_labels += 1
+            else:
+                unexpected.append(path)
             continue
         name = entry.name.format(**fields)
         if published is not None and name not in published:
@@ -121,13 +133,14 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
             codes[fields["label"]] += 1
         identity = f"{entry.family}/{name}"
         if identity in taken:
-            identity = f"{entry.family}/{path.removesuffix(PurePosixPath(path).suffix)}"
+            identity = f"{entry.family}/{path.rpartition('.')[0]}"
         if identity in taken:  # the same path with two suffixes
             identity = f"{entry.family}/{path}"
         taken.add(identity)
         utterances.append(_utterance(entry, identity, path, fields))
-    if len(utterances) <= len(unexpected):
-        _refuse_misfit(root, entry, paths, len(utterances))
+    if other_labels:
+        kept = dict.fromkeys(noun for _, noun in entry.labels.values())
+        notes.append(f"{_files(other_labels)} left out, their label is none of {', '.join(kept)}.")
     missing = sorted(published - seen.keys()) if published else []
     notes += _remarks_on_names(entry, unexpected, unpublished, seen)
     differences = _differences(entry, codes, missing)
@@ -179,16 +192,24 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(f"(?:^|/){pattern}$")
 
 
-def _match(entry: Corpus, path: str) -> dict[str, str] | None:
-    """Return the groups of a name, and its stem; nothing where the name isn't of the corpus."""
-    pure = PurePosixPath(path)
-    match = _compiled(entry.pattern).search(path.removesuffix(pure.suffix))
-    if match is None or match["label"] not in entry.labels:
+def _search(entry: Corpus, name: str) -> re.Match[str] | None:
+    """Match a path without its suffix; nothing where it isn't named as in the corpus."""
+    match = _compiled(entry.pattern).search(name)
+    if match and not entry.annotate and match["label"] not in entry.labels:
         return None
-    return {"stem": pure.stem} | {name: value or "" for name, value in match.groupdict().items()}
+    return match
 
 
-def _utterance(entry: Corpus, identity: str, path: str, fields: dict[str, str]) -> Utterance:
+def _match(entry: Corpus, path: str) -> Fields | None:
+    """Return the groups of a name, and its stem."""
+    name = path.rpartition(".")[0]
+    match = _search(entry, name)
+    if match is None:
+        return None
+    return {"stem": name.rpartition("/")[2]} | {key: value or "" for key, value in match.groupdict().items()}
+
+
+def _utterance(entry: Corpus, identity: str, path: str, fields: Fields) -> Utterance:
     native_label, label = entry.labels[fields["label"]]
     speaker = fields.get("speaker", "")
     return Utterance(
@@ -207,10 +228,11 @@ def _utterance(entry: Corpus, identity: str, path: str, fields: dict[str, str]) 
 
 def _fits(paths: Sequence[str]) -> dict[str, int]:
     """Return how many of the paths fit each corpus, best first, without those that none fits."""
+    names = [path.rpartition(".")[0] for path in paths]
     counts = {
-        entry.key: sum(_match(entry, path) is not None for path in paths)
+        entry.key: sum(_search(entry, name) is not None for name in names)
         for entry in CORPORA.values()
-        if not entry.variant_of
+        if not entry.variant_of or entry.pattern != CORPORA[entry.variant_of].pattern
     }
     return dict(sorted(((key, n) for key, n in counts.items() if n), key=lambda item: -item[1]))
 
@@ -276,7 +298,7 @@ def _remarks_on_names(
 def _differences(entry: Corpus, codes: Counter[str], missing: Sequence[str]) -> list[str]:
     """Return what differs from the published counts, as sentences."""
     notes = []
-    if codes.total() != entry.num_files:
+    if entry.num_files and codes.total() != entry.num_files:
         tail = f" Missing: {_examples(missing)}." if missing else ""
         notes.append(f"{codes.total()} utterances, {entry.key} has {entry.num_files}.{tail}")
     off = [

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from sslfeat import corpora
 from sslfeat.corpora import CORPORA, CorpusError, guess_corpus, read_corpus
 
 EMODB = Path(__file__).parents[2].parent / "shared/corpora/emodb/wav"
@@ -361,21 +360,3 @@ def test_a_corpus_is_read_the_same_from_any_level(tmp_path):
     above, within = read_corpus(tmp_path), read_corpus(tmp_path / "data/berlin (1)/wav")
     assert [u.id for u in above.utterances] == [u.id for u in within.utterances]
     assert str(tmp_path) not in above.utterances[0].path
-
-
-# --- the table ---
-
-
-@pytest.mark.parametrize("key", CORPORA)
-def test_an_entry_agrees_with_itself(key):
-    entry = CORPORA[key]
-    assert entry.key == key
-    assert set(entry.counts) <= set(entry.labels)
-    assert not entry.counts or sum(entry.counts.values()) == entry.num_files
-    assert all(noun for _, noun in entry.labels.values())
-    if entry.names:
-        names = list(entry.names())
-        assert len(names) == len(set(names)) == entry.num_files
-    assert all(corpora._match(entry, example) for example in entry.examples)
-    assert not entry.sexes or len(entry.sexes) == entry.num_speakers
-    assert set(entry.sexes.values()) <= {"female", "male"}

@@ -1,0 +1,219 @@
+"""The tables that some corpora keep beside their audio, read with the standard library alone.
+
+Each function takes the corpus folder and returns what its tables say of a file; a table that isn't there is a
+:class:`~sslfeat.corpus.CorpusError` that names it.
+"""
+
+import csv
+import json
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sslfeat.corpus import Annotations, CorpusError, Fields
+
+# IEMOCAP, dialog/EmoEvaluation/*.txt: "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]"
+_IEMOCAP_LINE = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\w+)\t(\w+)\t", re.MULTILINE)
+
+
+def _find(root: Path, *names: str, needed_for: str, beside: tuple[str, ...] = ()) -> Path:
+    """Return the first table of one of these names in the corpus folder, beside it, or in a folder beside it."""
+    wanted = {name.lower() for name in names}
+    resolved = root.resolve()
+    for within, subfolders, files in os.walk(resolved):
+        subfolders.sort()
+        for file in sorted(files):
+            if file.lower() in wanted:
+                return Path(within, file)
+    for folder in (resolved.parent, *(resolved.parent / name for name in beside)):
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    msg = f"{root}: no {' or '.join(names)} in it or beside it, which {needed_for}. Put it there."
+    raise CorpusError(msg)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except csv.Error as error:
+        msg = f"{path}: no table that can be read ({error}). Fetch it again."
+        raise CorpusError(msg) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: no JSON that can be read ({error}). Fetch it again."
+        raise CorpusError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path}: a JSON object by file name was expected. Got a {type(content).__name__} instead."
+        raise CorpusError(msg)
+    return content
+
+
+def _column(path: Path, row: dict[str, str], name: str) -> str:
+    if name not in row:
+        msg = f"{path}: no column {name!r}; its columns are {', '.join(row)}."
+        raise CorpusError(msg)
+    return row[name].strip()
+
+
+def shemo_listed(root: Path) -> Annotations:
+    """Keep the files that ``shemo.json`` lists, by name with or without suffix."""
+    listed = {
+        PurePosixPath(name).stem for name in _json(_find(root, "shemo.json", needed_for="lists the files"))
+    }
+    return Annotations(
+        complete=lambda path, fields: fields if fields["stem"] in listed else None,
+        left_out="shemo.json doesn't list them",
+    )
+
+
+def shemo_corrected(root: Path) -> Annotations:
+    """Take the labels of ``modified_shemo.json`` (arXiv 2211.09956): ``{"F21N05.wav": {"emotion": "neutral", ...}}``."""
+    table = _find(root, "modified_shemo.json", needed_for="holds the corrected labels")
+    codes = {"anger": "A", "fear": "F", "happiness": "H", "neutral": "N", "sadness": "S", "surprise": "W"}
+    labels = {}
+    for name, entry in _json(table).items():
+        emotion = entry.get("emotion") if isinstance(entry, dict) else entry
+        if emotion not in codes:
+            msg = f"{table}: {name} must have an emotion out of {', '.join(codes)}. Got {emotion!r} instead."
+            raise CorpusError(msg)
+        labels[PurePosixPath(name).stem] = codes[emotion]
+    return Annotations(
+        complete=lambda path, fields: (
+            fields | {"label": labels[fields["stem"]]} if fields["stem"] in labels else None
+        ),
+        left_out="modified_shemo.json has no label for them",
+    )
+
+
+def crema_d_voices(root: Path) -> Annotations:
+    """Take the label that most listeners chose from the voice alone: ``VoiceVote`` of ``summaryTable.csv``.
+
+    A tie is written ``A:N`` there, and is left out.
+    """
+    table = _find(
+        root, "summaryTable.csv", needed_for="holds the votes of the listeners", beside=("processedResults",)
+    )
+    codes = {code[0]: code for code in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")}
+    votes = {_column(table, row, "FileName"): _column(table, row, "VoiceVote") for row in _rows(table)}
+
+    def complete(path: str, fields: Fields) -> Fields | None:
+        code = codes.get(votes.get(fields["stem"], ""))
+        return fields | {"label": code} if code else None
+
+    return Annotations(complete=complete, left_out="the listeners' votes tie or are missing")
+
+
+def iemocap(root: Path) -> Annotations:
+    """Take the label of ``Session*/dialog/EmoEvaluation/*.txt``; ``xxx`` is no agreement, and is left out.
+
+    The speaker is the session together with the letter before the turn's number: ``Ses01F_impro01_M003`` is spoken by
+    the man of session 1; the ``F`` in front names who wore the motion-capture markers.
+    """
+    folders = sorted(root.resolve().rglob("EmoEvaluation"))
+    labels: dict[str, str] = {}
+    for table in (table for folder in folders for table in sorted(folder.glob("*.txt"))):
+        if not table.name.startswith("."):
+            labels |= _IEMOCAP_LINE.findall(table.read_text(encoding="utf-8", errors="replace"))
+    if not labels:
+        msg = f"{root}: no Session*/dialog/EmoEvaluation/*.txt in it, which hold the labels. Put them there."
+        raise CorpusError(msg)
+
+    def complete(path: str, fields: Fields) -> Fields | None:
+        label = labels.get(fields["stem"], "xxx")
+        if label == "xxx":
+            return None
+        speaker = fields["session"] + fields["sex"]
+        return fields | {"label": label, "speaker": speaker, "session": f"{int(fields['session'])}"}
+
+    return Annotations(complete=complete, left_out="the raters agreed on no label")
+
+
+def msp_podcast(root: Path) -> Annotations:
+    """Take ``labels_consensus.csv`` or ``.json``: ``EmoClass, SpkrID, Gender, Split_Set`` by file name.
+
+    Classes X (no agreement) and O (other) are left out, as the corpus's own benchmarks do.
+    """
+    table = _find(
+        root,
+        *("labels_consensus.csv", "labels_consensus.json", "labels_concensus.csv", "labels_concensus.json"),
+        needed_for="holds labels, speakers and splits",
+        beside=("Labels", "label"),
+    )
+    if table.suffix == ".csv":
+        rows = {PurePosixPath(_column(table, row, "FileName")).stem: row for row in _rows(table)}
+    else:
+        rows = {
+            PurePosixPath(name).stem: {key: str(value) for key, value in row.items()}
+            for name, row in _json(table).items()
+            if isinstance(row, dict)
+        }
+    splits = {"train": "train", "development": "dev", "validation": "dev", "test1": "test"}
+
+    def complete(path: str, fields: Fields) -> Fields | None:
+        row = rows.get(fields["stem"])
+        if row is None or (label := _column(table, row, "EmoClass")) in ("X", "O"):
+            return None
+        speaker, split = _column(table, row, "SpkrID"), _column(table, row, "Split_Set").lower()
+        return fields | {
+            "label": label,
+            "speaker": "" if speaker.lower() == "unknown" else speaker,
+            "sex": _column(table, row, "Gender"),
+            "split": splits.get(split, split),
+        }
+
+    return Annotations(complete=complete, left_out="the consensus is X or O, or has no row for them")
+
+
+def meld(root: Path) -> Annotations:
+    """Take ``train_sent_emo.csv``, ``dev_sent_emo.csv`` and ``test_sent_emo.csv``: emotion and speaker by dialogue and turn.
+
+    The test folder holds some turns twice, once as ``final_videos_testdia0_utt0``: the plain name is kept.
+    """
+    tables = {
+        split: _find(root, f"{split}_sent_emo.csv", needed_for="holds emotions and speakers")
+        for split in ("train", "dev", "test")
+    }
+    rows = {
+        (split, _column(table, row, "Dialogue_ID"), _column(table, row, "Utterance_ID")): row
+        for split, table in tables.items()
+        for row in _rows(table)
+    }
+
+    def complete(path: str, fields: Fields) -> Fields | None:
+        split = {"train_splits": "train", "dev_splits_complete": "dev"}.get(fields["folder"], "test")
+        row = rows.get((split, fields["dialogue"], fields["turn"]))
+        plain = root / PurePosixPath(path).with_name(f"dia{fields['dialogue']}_utt{fields['turn']}.mp4")
+        if row is None or (fields["prefix"] and plain.exists()):
+            return None
+        return fields | {
+            "label": _column(tables[split], row, "Emotion"),
+            "speaker": _column(tables[split], row, "Speaker"),
+            "session": f"{split}-{fields['dialogue']}",
+            "split": split,
+        }
+
+    return Annotations(
+        complete=complete, left_out="the tables have no row for them or another file is the same turn"
+    )
+
+
+def esd(root: Path) -> Annotations:
+    """Give equal sentences equal text ids: each emotion has the same 350, counted on from one emotion to the next.
+
+    Speakers 0001 to 0010 read Chinese, 0011 to 0020 English.
+    """
+    splits = {"train": "train", "evaluation": "dev", "test": "test"}
+
+    def complete(path: str, fields: Fields) -> Fields:
+        language = "zh" if fields["speaker"] <= "0010" else "en"
+        sentence = (int(fields["number"]) - 1) % 350 + 1
+        return fields | {"text": f"{language}{sentence:03}", "split": splits.get(fields["part"], "")}
+
+    return Annotations(complete=complete)
