@@ -114,5 +114,5 @@ def test_a_missing_field_is_refused(missing):
 def test_a_row_without_its_score_is_refused():
     record = json.loads(make_comparison([make_result()]).to_json())
     del record["results"][0]["accuracy"]
-    with pytest.raises(ValueError, match="must have the fields of a comparison.*accuracy"):
+    with pytest.raises(ValueError, match=r"must have the fields of a comparison.*accuracy"):
         Comparison.from_json(json.dumps(record))

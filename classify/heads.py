@@ -1,0 +1,462 @@
+"""Many small networks of one shape trained as one batched program, each exactly as if it were alone.
+
+Stacked weights of shape ``(head, in, out)`` turn every layer into one batched product, forward and backward, and
+the optimiser into one call. Nothing is shared between heads: initial weights, order of the rows and dropout
+come from each head's own generators, batches are each head's own, and a head that stops early leaves the stack.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.adamw import adamw
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+}
+BATCH_NORM_MOMENTUM, BATCH_NORM_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's own
+# On a CPU a group's weights, gradients and moments should stay in the last-level cache; a GPU needs width instead.
+CPU_GROUP_BYTES = 16 * 2**20
+GPU_GROUP_BYTES = 4 * 2**30
+MULTITHREADED_PRODUCTS = 2**26  # multiplications in one head's largest layer and batch
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What all heads of one program share; see ``FeedforwardClassifier`` for each field.
+
+    ``patience`` 0 means no early stopping: a head's validation part is then not looked at.
+    """
+
+    hidden_layer_sizes: tuple[int, ...]
+    activation: str
+    dropout: float
+    batch_norm: bool
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    max_epochs: int
+    patience: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows to train on or to validate with; targets are class indices, weights positive."""
+
+    features: NDArray[np.floating]
+    targets: NDArray[np.int64]
+    weights: NDArray[np.floating]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The data of one head, its number of classes and its seed."""
+
+    training: Rows
+    validation: Rows | None
+    num_classes: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedHead:
+    """The weights of one head, batch norm folded into them, and how they came about.
+
+    Parameters
+    ----------
+    weights, biases : list of ndarray of shape (in, out), (out,)
+        One per affine map.
+    training_losses, validation_losses : list of float
+        Per epoch; the second is empty without early stopping.
+    best_epoch : int
+        1-based number of the epoch that the weights are from.
+    """
+
+    weights: list[NDArray[np.floating]]
+    biases: list[NDArray[np.floating]]
+    training_losses: list[float]
+    validation_losses: list[float]
+    best_epoch: int
+
+
+def train_heads(recipe: Recipe, heads: Sequence[Head], *, device: str = "cpu") -> list[TrainedHead]:
+    """Train every head and return the results in the same order.
+
+    Heads of one shape and number of steps per epoch run in lockstep; how they are grouped changes no result
+    beyond rounding.
+    """
+    trained: dict[int, TrainedHead] = {}
+    for group in _groups(recipe, heads, device):
+        stack = _Stack(recipe, [heads[i] for i in group], torch.device(device))
+        with _single_thread(stack.products):
+            trained.update(zip(group, stack.train(), strict=True))
+    return [trained[i] for i in range(len(heads))]
+
+
+@contextlib.contextmanager
+def _single_thread(products: int) -> Iterator[None]:
+    """Keep small products on one thread: sharing them costs more than it saves, and up to 10 times where cores are busy.
+
+    Processes over heads are what uses several cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if products < MULTITHREADED_PRODUCTS else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def require_device(device: str) -> None:
+    """Check that torch can train on the device.
+
+    Raises
+    ------
+    ValueError
+        Where it is no device's name, or this machine has no such device.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device must be one that torch finds here, as cpu or cuda. Got {device!r} instead."
+        raise ValueError(msg) from error
+
+
+def _groups(recipe: Recipe, heads: Sequence[Head], device: str) -> Iterator[list[int]]:
+    lockstep: dict[tuple[object, ...], list[int]] = {}
+    for i, head in enumerate(heads):
+        rows, size = head.training.features.shape
+        key = (size, head.num_classes, head.training.features.dtype, _num_steps(rows, recipe.batch_size))
+        lockstep.setdefault(key, []).append(i)
+    for members in lockstep.values():
+        first = heads[members[0]].training.features
+        sizes = (first.shape[1], *recipe.hidden_layer_sizes, heads[members[0]].num_classes)
+        weights = sum(a * b for a, b in itertools.pairwise(sizes)) * first.itemsize
+        if torch.device(device).type == "cpu":
+            width = CPU_GROUP_BYTES // (4 * weights)  # weights, gradients, two moments
+        else:
+            width = GPU_GROUP_BYTES // (6 * weights + first.nbytes)
+        width = max(1, int(width))
+        # Equal parts, so that the last group is not a narrow rest.
+        yield from (list(part) for part in np.array_split(members, math.ceil(len(members) / width)))
+
+
+def _num_steps(rows: int, batch_size: int) -> int:
+    return math.ceil(rows / batch_size)
+
+
+class _Affine(torch.autograd.Function):
+    """``values @ weights.T + biases`` for every head by itself, over its own rows only.
+
+    A CPU's batched product depends in its last bits on the size of the batch, and Adam magnifies them where
+    gradients are small. A head's own product is the same in any company, and as fast. Gradients go into kept
+    buffers: to allocate them anew costs page faults.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        weights: Tensor,
+        biases: Tensor,
+        counts: list[int],
+        buffers: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        ctx.save_for_backward(values, weights)
+        ctx.counts, ctx.buffers = counts, buffers
+        outputs = values.new_zeros(*values.shape[:2], weights.shape[1])
+        for head, count in enumerate(counts):
+            torch.addmm(biases[head], values[head, :count], weights[head].T, out=outputs[head, :count])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, weights = ctx.saved_tensors
+        (upstream,) = gradients
+        downstream = torch.zeros_like(values) if ctx.needs_input_grad[0] else None
+        for head, count in enumerate(ctx.counts):
+            rows = upstream[head, :count]
+            torch.mm(rows.T, values[head, :count], out=ctx.buffers[0][head])
+            torch.sum(rows, 0, keepdim=True, out=ctx.buffers[1][head])
+            if downstream is not None:
+                torch.mm(rows, weights[head], out=downstream[head, :count])
+        return downstream, *ctx.buffers, None, None
+
+
+class _Stack:
+    """The stacked parameters and data of heads in lockstep; every tensor's first axis is the head."""
+
+    def __init__(self, recipe: Recipe, heads: Sequence[Head], device: torch.device) -> None:
+        self.recipe, self.heads, self.device = recipe, heads, device
+        first = heads[0].training.features
+        self.dtype = torch.float64 if first.dtype == np.float64 else torch.float32
+        self.sizes = (first.shape[1], *recipe.hidden_layer_sizes, heads[0].num_classes)
+        self.steps = _num_steps(len(first), recipe.batch_size)
+        self.batch = max(math.ceil(len(head.training.targets) / self.steps) for head in heads)
+        self.products = max(a * b for a, b in itertools.pairwise(self.sizes)) * self.batch
+        # Dropout is drawn on the device, the rest on the host, where it is the same for every device.
+        self.generators = [np.random.default_rng(head.seed) for head in heads]
+        self.masks = [torch.Generator(device).manual_seed(head.seed) for head in heads]
+        self._initialise()
+        self._load()
+
+    def _initialise(self) -> None:
+        # torch.nn.Linear's initial weights and biases: uniform within 1 / sqrt(fan_in).
+        self.weights, self.biases = [], []
+        for fan_in, fan_out in itertools.pairwise(self.sizes):
+            bound = 1 / math.sqrt(fan_in)
+            draws = np.stack([g.uniform(-bound, bound, (fan_out, fan_in + 1)) for g in self.generators])
+            self.weights.append(self._parameter(draws[:, :, :-1]))  # (head, out, in)
+            self.biases.append(self._parameter(draws[:, None, :, -1]))  # (head, 1, out)
+        shapes = [(len(self.heads), 1, size) for size in self.recipe.hidden_layer_sizes]
+        normalised = shapes if self.recipe.batch_norm else []
+        self.gains = [self._parameter(np.ones(shape)) for shape in normalised]
+        self.shifts = [self._parameter(np.zeros(shape)) for shape in normalised]
+        self.means = [torch.zeros(shape, dtype=self.dtype, device=self.device) for shape in normalised]
+        self.variances = [torch.ones(shape, dtype=self.dtype, device=self.device) for shape in normalised]
+        self.moments = [[torch.zeros_like(p, requires_grad=False) for p in self.parameters] for _ in range(2)]
+        self.updates = 0
+        self._allocate()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [*self.weights, *self.biases, *self.gains, *self.shifts]
+
+    def _allocate(self) -> None:
+        self.buffers = [
+            (torch.empty_like(weight, requires_grad=False), torch.empty_like(bias, requires_grad=False))
+            for weight, bias in zip(self.weights, self.biases, strict=True)
+        ]
+
+    def _parameter(self, values: NDArray[np.floating]) -> Tensor:
+        return torch.tensor(values, dtype=self.dtype, device=self.device).requires_grad_()
+
+    def _load(self) -> None:
+        training = [head.training for head in self.heads]
+        self.features = self._tensor(np.concatenate([rows.features for rows in training]))
+        self.targets = torch.from_numpy(np.concatenate([rows.targets for rows in training])).to(self.device)
+        counts = [len(rows.targets) for rows in training]
+        self.counts, self.offsets = counts, np.cumsum([0, *counts[:-1]])
+        self.validation = [
+            (
+                self._tensor(rows.features),
+                torch.from_numpy(rows.targets).to(self.device),
+                self._tensor(rows.weights),
+            )
+            for rows in (head.validation for head in self.heads if self.recipe.patience)
+            if rows is not None
+        ]
+
+    def _tensor(self, values: NDArray[np.floating]) -> Tensor:
+        return torch.as_tensor(values, dtype=self.dtype).to(self.device)
+
+    def train(self) -> list[TrainedHead]:
+        """Run all epochs and return the heads in order."""
+        recipe = self.recipe
+        alive = list(range(len(self.heads)))
+        losses: list[list[float]] = [[] for _ in alive]
+        scores: list[list[float]] = [[] for _ in alive]
+        done: dict[int, tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]] = {}
+        best: dict[int, tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]] = {}
+        for epoch in range(1, recipe.max_epochs + 1):
+            for i, loss in zip(alive, self._epoch(alive), strict=True):
+                losses[i].append(loss)
+            if not recipe.patience:
+                continue
+            stopped = []
+            for place, i in enumerate(alive):
+                scores[i].append(self._validate(place, i))
+                best_epoch = int(np.argmin(scores[i])) + 1
+                if best_epoch == epoch:
+                    best[i] = self._numpy(place)
+                if epoch - best_epoch >= recipe.patience:
+                    stopped.append(place)
+            if stopped:
+                done.update((alive[place], best[alive[place]]) for place in stopped)
+                self._keep([place for place in range(len(alive)) if place not in stopped])
+                alive = [i for i in alive if i not in done]
+            if not alive:
+                break
+        done.update((i, best[i] if recipe.patience else self._numpy(place)) for place, i in enumerate(alive))
+        return [
+            TrainedHead(
+                weights=done[i][0],
+                biases=done[i][1],
+                training_losses=losses[i],
+                validation_losses=scores[i],
+                best_epoch=int(np.argmin(scores[i])) + 1 if recipe.patience else len(losses[i]),
+            )
+            for i in range(len(self.heads))
+        ]
+
+    def _epoch(self, alive: list[int]) -> list[float]:
+        order, shares = self._batches(alive)
+        masks = self._dropout_masks(alive)
+        total = torch.zeros(len(alive), dtype=self.dtype, device=self.device)
+        for step in range(self.steps):
+            rows = order[step]  # (head, batch)
+            outputs = self._forward(self.features[rows], [mask[step] for mask in masks], shares[step])
+            row_losses = functional.cross_entropy(
+                outputs.flatten(0, 1), self.targets[rows].flatten(), reduction="none"
+            ).view_as(rows)
+            batch_losses = (row_losses * shares[step]).sum(1)  # (head,)
+            # The sum leaves each head the gradient of its own loss.
+            self._update(torch.autograd.grad(batch_losses.sum(), self.parameters))
+            total += batch_losses.detach()
+        losses: list[float] = (total / self.steps).tolist()
+        return losses
+
+    @torch.no_grad()
+    def _update(self, all_gradients: Sequence[Tensor]) -> None:
+        """Take one step of AdamW, which decays weights only."""
+        count = len(self.weights)
+        for part, decay in ((slice(count), self.recipe.weight_decay), (slice(count, None), 0.0)):
+            parameters, gradients, first, second = (
+                self._views(tensors[part]) for tensors in (self.parameters, all_gradients, *self.moments)
+            )
+            adamw(
+                parameters,
+                gradients,
+                first,
+                second,
+                max_exp_avg_sqs=[],
+                state_steps=[torch.tensor(float(self.updates), device=self.device) for _ in parameters],
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=self.recipe.learning_rate,
+                weight_decay=decay,
+                eps=1e-8,
+                maximize=False,
+            )
+        self.updates += 1
+
+    def _views(self, stacked: Sequence[Tensor]) -> list[Tensor]:
+        if self.device.type != "cpu":
+            return list(stacked)
+        # A vectorised loop rounds its last few elements differently: no loop may run over two heads.
+        return [view for tensor in stacked for view in tensor.unbind()]
+
+    def _batches(self, alive: list[int]) -> tuple[Tensor, Tensor]:
+        """Return row indices and each row's share of its batch's loss, both of shape (step, head, batch).
+
+        A batch with fewer rows ends in rows of share 0.
+        """
+        order = np.zeros((self.steps, len(alive), self.batch), dtype=np.int64)
+        shares = np.zeros(order.shape)
+        for place, i in enumerate(alive):
+            weights = self.heads[i].training.weights
+            # Batches of a head differ in size by at most one row, so that none is a noisy rest.
+            batches = np.array_split(self.generators[i].permutation(len(weights)), self.steps)
+            for step, batch in enumerate(batches):
+                order[step, place, : len(batch)] = batch + self.offsets[i]
+                shares[step, place, : len(batch)] = weights[batch] / weights[batch].sum()
+        return torch.from_numpy(order).to(self.device), self._tensor(shares)
+
+    def _dropout_masks(self, alive: list[int]) -> list[Tensor]:
+        """Return one mask per hidden layer, (step, head, batch, size), drawn in the head's own amounts."""
+        if not self.recipe.dropout:
+            return []
+        keep = 1 - self.recipe.dropout
+        masks = []
+        for size in self.recipe.hidden_layer_sizes:
+            mask = torch.zeros(self.steps, len(alive), self.batch, size, dtype=self.dtype, device=self.device)
+            for place, i in enumerate(alive):
+                rows = math.ceil(self.counts[i] / self.steps)
+                drawn = torch.empty(self.steps, rows, size, dtype=self.dtype, device=self.device)
+                mask[:, place, :rows] = drawn.bernoulli_(keep, generator=self.masks[i]) / keep
+            masks.append(mask)
+        return masks
+
+    def _forward(self, values: Tensor, masks: Sequence[Tensor], shares: Tensor) -> Tensor:
+        activation = ACTIVATIONS[self.recipe.activation]
+        counts = (shares > 0).sum(1).tolist() if self.device.type == "cpu" else None
+        for layer in range(len(self.sizes) - 2):
+            values = self._affine(layer, values, counts)  # (head, batch, size)
+            if self.recipe.batch_norm:
+                values = self._normalise(layer, values, shares[..., None], counts)
+            values = activation(values)
+            if masks:
+                values = values * masks[layer]
+        return self._affine(len(self.sizes) - 2, values, counts)
+
+    def _affine(self, layer: int, values: Tensor, counts: list[int] | None) -> Tensor:
+        weights, biases = self.weights[layer], self.biases[layer]
+        if counts is None:
+            return torch.baddbmm(biases, values, weights.mT)
+        outputs: Tensor = _Affine.apply(values, weights, biases, counts, self.buffers[layer])  # type: ignore[no-untyped-call]
+        return outputs
+
+    def _normalise(self, layer: int, values: Tensor, shares: Tensor, counts: list[int] | None) -> Tensor:
+        if counts is None:
+            return self._normalised(layer, slice(None), values, shares)
+        parts = [
+            self._normalised(layer, head, values[head, :count], shares[head, :count])
+            for head, count in enumerate(counts)
+        ]
+        return torch.stack([functional.pad(part, (0, 0, 0, values.shape[1] - len(part))) for part in parts])
+
+    def _normalised(self, layer: int, heads: int | slice, values: Tensor, shares: Tensor) -> Tensor:
+        # Rows count by their weight, as in the loss, so that a row of weight 2 is as good as two rows.
+        mean = (values * shares).sum(-2, keepdim=True)
+        centred = values - mean
+        variance = (centred.square() * shares).sum(-2, keepdim=True)
+        with torch.no_grad():
+            self.means[layer][heads].lerp_(mean, BATCH_NORM_MOMENTUM)
+            self.variances[layer][heads].lerp_(variance, BATCH_NORM_MOMENTUM)
+        scale = torch.rsqrt(variance + BATCH_NORM_EPS) * self.gains[layer][heads]
+        return centred * scale + self.shifts[layer][heads]
+
+    @torch.no_grad()
+    def _validate(self, place: int, i: int) -> float:
+        values, targets, row_weights = self.validation[i]
+        weights, biases = self._folded(place)
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            values = ACTIVATIONS[self.recipe.activation](torch.addmm(bias, values, weight.T))
+        losses = functional.cross_entropy(
+            torch.addmm(biases[-1], values, weights[-1].T), targets, reduction="none"
+        )
+        return float((losses * row_weights).sum() / row_weights.sum())
+
+    @torch.no_grad()
+    def _folded(self, place: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return one head's affine maps, with batch norm's running statistics folded into them."""
+        weights, biases = [weight[place] for weight in self.weights], [bias[place, 0] for bias in self.biases]
+        for layer, mean in enumerate(self.means):
+            scale = self.gains[layer][place, 0] * torch.rsqrt(
+                self.variances[layer][place, 0] + BATCH_NORM_EPS
+            )
+            weights[layer] = weights[layer] * scale[:, None]
+            biases[layer] = (biases[layer] - mean[place, 0]) * scale + self.shifts[layer][place, 0]
+        return weights, biases
+
+    def _numpy(self, place: int) -> tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]:
+        weights, biases = self._folded(place)
+        # A copy each: the tensors go on changing.
+        return (
+            [weight.T.detach().cpu().numpy().copy() for weight in weights],
+            [bias.detach().cpu().numpy().copy() for bias in biases],
+        )
+
+    @torch.no_grad()
+    def _keep(self, places: list[int]) -> None:
+        """Drop the heads that have stopped, so that the rest runs faster."""
+        for i, parameter in enumerate(self.parameters):
+            parameter.data = parameter.data[places]
+            for moments in self.moments:
+                moments[i] = moments[i][places]
+        self._allocate()
+        self.means = [mean[places] for mean in self.means]
+        self.variances = [variance[places] for variance in self.variances]
