@@ -49,7 +49,7 @@ def encode(text: str) -> bytes:
     except UnicodeEncodeError:
         encoded, lossless = b"", False
     if "\0" in text or not lossless:
-        msg = f"text must be Unicode, or a file name in other bytes, without NUL. Got {text!a} instead."
+        msg = f"text must be Unicode, or a file name in other bytes, without NUL. Got {text!r} instead."
         raise CacheError(msg)
     return encoded
 
@@ -74,9 +74,9 @@ def record(noun: Row | Failure | Duplicate) -> Record:
     for (name, kind), value in zip(kinds.items(), _VALUES[type(noun)](noun), strict=True):
         try:
             values.append(_stored(kind, value))
-        except (CacheError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
             owner = noun.utterance.id if isinstance(noun, Row) else noun.id
-            msg = f"{owner!a}: {name} can't be stored: {error}"
+            msg = f"{owner!r}: {name} can't be stored: {error}"
             raise CacheError(msg) from error
     return tuple(values)
 

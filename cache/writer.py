@@ -96,13 +96,13 @@ class CacheWriter:
         utterance_id = row.utterance.id
         if set(features) != set(self.spec.pooling):
             msg = (
-                f"{self.path}: {utterance_id!a}: features must be {', '.join(self.spec.pooling) or 'none'}. "
+                f"{self.path}: {utterance_id!r}: features must be {', '.join(self.spec.pooling) or 'none'}. "
                 f"Got {', '.join(features) or 'none'} instead."
             )
             raise CacheError(msg)
         if (frames is not None) != self.spec.frames:
             wanted = "frames must be given" if self.spec.frames else "frames can't be given"
-            msg = f"{self.path}: {utterance_id!a}: {wanted}; that is what the feature spec says."
+            msg = f"{self.path}: {utterance_id!r}: {wanted}; that is what the feature spec says."
             raise CacheError(msg)
         layers, hidden_size = len(self.spec.layers), self.spec.hidden_size
         pooled = {
@@ -139,7 +139,7 @@ class CacheWriter:
 
     def _add(self, utterance_id: str, noun: Row | Failure | Duplicate) -> None:
         if utterance_id in self._ids:
-            msg = f"{self.path}: {utterance_id!a} was added before; an id is stated once."
+            msg = f"{self.path}: {utterance_id!r} was added before; an id is stated once."
             raise CacheError(msg)
         try:
             self._records[table_of(noun)].append(record(noun))
@@ -152,7 +152,7 @@ class CacheWriter:
         self, utterance_id: str, name: str, values: NDArray[Any], shape: tuple[int, ...]
     ) -> NDArray[Any]:
         """Return a copy in the stored type, every number of it finite; the first axis is that of the layers."""
-        where = f"{self.path}: {utterance_id!a}: {name}"
+        where = f"{self.path}: {utterance_id!r}: {name}"
         if values.shape != shape:
             msg = f"{where} must have shape {shape}. Got {values.shape} instead."
             raise CacheError(msg)
