@@ -221,6 +221,7 @@ class _Stack:
             self.biases.append(self._parameter(draws[:, None, :, -1]))  # (head, 1, out)
         shapes = [(len(self.heads), 1, size) for size in self.recipe.hidden_layer_sizes]
         normalised = shapes if self.recipe.batch_norm else []
+        self.biases[: len(normalised)] = [self._parameter(np.zeros(shape)) for shape in normalised]
         self.gains = [self._parameter(np.ones(shape)) for shape in normalised]
         self.shifts = [self._parameter(np.zeros(shape)) for shape in normalised]
         self.means = [torch.zeros(shape, dtype=self.dtype, device=self.device) for shape in normalised]
@@ -231,7 +232,9 @@ class _Stack:
 
     @property
     def parameters(self) -> list[Tensor]:
-        return [*self.weights, *self.biases, *self.gains, *self.shifts]
+        # Batch norm takes any bias before it out again: its gradient is pure rounding, which Adam would magnify.
+        biases = self.biases[-1:] if self.recipe.batch_norm else self.biases
+        return [*self.weights, *biases, *self.gains, *self.shifts]
 
     def _allocate(self) -> None:
         self.buffers = [
@@ -453,10 +456,9 @@ class _Stack:
     @torch.no_grad()
     def _keep(self, places: list[int]) -> None:
         """Drop the heads that have stopped, so that the rest runs faster."""
-        for i, parameter in enumerate(self.parameters):
+        for parameter in {*self.parameters, *self.biases}:
             parameter.data = parameter.data[places]
-            for moments in self.moments:
-                moments[i] = moments[i][places]
+        self.moments = [[moment[places] for moment in moments] for moments in self.moments]
         self._allocate()
         self.means = [mean[places] for mean in self.means]
         self.variances = [variance[places] for variance in self.variances]

@@ -79,7 +79,7 @@ def test_full_batches_train_as_a_torch_module_does(batch_norm):
 
     generator = np.random.default_rng(head.seed)
     module = torch.nn.Sequential(
-        torch.nn.Linear(10, 12, dtype=torch.float64),
+        torch.nn.Linear(10, 12, bias=not batch_norm, dtype=torch.float64),
         torch.nn.BatchNorm1d(12, dtype=torch.float64) if batch_norm else torch.nn.Identity(),
         torch.nn.ReLU(),
         torch.nn.Linear(12, 3, dtype=torch.float64),
@@ -90,7 +90,8 @@ def test_full_batches_train_as_a_torch_module_does(batch_norm):
             fan_out, fan_in = linear.weight.shape
             draws = generator.uniform(-(fan_in**-0.5), fan_in**-0.5, (fan_out, fan_in + 1))
             linear.weight.copy_(torch.from_numpy(draws[:, :-1]))
-            linear.bias.copy_(torch.from_numpy(draws[:, -1]))
+            if linear.bias is not None:
+                linear.bias.copy_(torch.from_numpy(draws[:, -1]))
     if batch_norm:  # plain statistics, so that equal weights are all that is left to compare
         head = dataclasses.replace(head, training=dataclasses.replace(head.training, weights=np.ones(rows)))
         trained = train_heads(recipe, [head])[0]
