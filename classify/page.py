@@ -10,7 +10,7 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from classify.plots import MAX_BANDS, confusion_matrix, dots, layer_curves, score_range, whisker
+from classify.plots import MAX_BANDS, confusion_matrix, dots, layer_curves, row_title, score_range, whisker
 from classify.results import Comparison, Estimate, Folds, Result
 from classify.tables import (
     METRICS,
@@ -62,7 +62,7 @@ def render_page(comparison: Comparison) -> str:
         "confusion": _figure(
             "confusion",
             "Confusion",
-            confusion_matrix(comparison.labels, best.confusion, title(comparison, best)),
+            confusion_matrix(comparison.labels, best.confusion, row_title(comparison, best)),
             "Per cent of each true emotion, with the number of utterances below; blue is right, orange is confused.",
         ),
         "recall": _recall(comparison),
@@ -294,7 +294,7 @@ def _sentence(comparison: Comparison, result: Result) -> str:
 def _row(comparison: Comparison, result: Result) -> dict[str, object]:
     """Return what the page's script shows of a row, in the order of the figures' names."""
     return {
-        "title": title(comparison, result),
+        "short": row_title(comparison, result),
         "sentence": _sentence(comparison, result),
         "confusion": result.confusion,
         "recall": result.recall,
@@ -319,6 +319,7 @@ def _recall(comparison: Comparison) -> str:
         best.recall,
         best.balanced_accuracy.value,
         what="recall",
+        name=row_title(comparison, best),
         details=[str(counts[label]) for label in comparison.labels],
     )
     caption = "Per cent of each emotion that was recognised; small numbers count its utterances."
@@ -334,6 +335,7 @@ def _speakers(comparison: Comparison) -> str:
         [best.speaker_scores.get(speaker) for speaker in people],
         best.balanced_accuracy.value,
         what="speakers",
+        name=row_title(comparison, best),
         kinds=[_SEX_KINDS.get(sexes[speaker], 2) for speaker in people],
         details=[str(counts[speaker]) for speaker in people],
     )
@@ -353,6 +355,7 @@ def _sexes(comparison: Comparison) -> str:
         [best.sex_scores.get(sex) for sex in sexes],
         best.balanced_accuracy.value,
         what="sexes",
+        name=row_title(comparison, best),
         kinds=[_SEX_KINDS.get(sex, 2) for sex in sexes],
         details=[str(counts[sex]) for sex in sexes],
     )
@@ -391,12 +394,13 @@ def _protocol(folds: Folds) -> str:
 
 def _data(comparison: Comparison) -> str:
     counts = ", ".join(f"{label} {count}" for label, count in comparison.class_counts.items())
-    parts = [_facts({"emotions": counts, "speakers": _people_by_sex(comparison)})]
+    facts = _facts({"emotions": counts, "speakers": _people_by_sex(comparison)})
+    cards = []
     for name, spec in comparison.caches.items():
         mark = _mark(RANDOM) if is_random(comparison, name) else ""
-        facts = {field.replace("_", " "): _plain(value) for field, value in spec.items()}
-        parts.append(f'<div class="card"><h3>{_safe(name)}{mark}</h3>{_facts(facts)}</div>')
-    return "\n".join(parts)
+        fields = _facts({field.replace("_", " "): _plain(value) for field, value in spec.items()})
+        cards.append(f'<div class="card"><h3>{_safe(name)}{mark}</h3>{fields}</div>')
+    return f'{facts}<div class="figures">{"".join(cards)}</div>'
 
 
 def _people_by_sex(comparison: Comparison) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 from classify.results import Comparison, Estimate, Result
-from classify.tables import OPTIMISTIC, RANDOM, is_random, percent, printable
+from classify.tables import OPTIMISTIC, RANDOM, is_random, marks, percent, printable, title
 
 WIDTH = 400
 SERIES = 7
@@ -28,7 +28,7 @@ def _text(x: float, y: float, content: str, *classes: str, **attributes: object)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, classes: str) -> str:
-    return f'<line x1="{x1:.4g}" y1="{y1:.4g}" x2="{x2:.4g}" y2="{y2:.4g}" class="{classes}"/>'
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{classes}"/>'
 
 
 def _width(text: str, size: float = 12) -> float:
@@ -96,21 +96,22 @@ def score_range(scores: Iterable[float]) -> tuple[float, float]:
     known = list(scores)
     # The margin keeps 0.7 from becoming 0.8 for the noise of floating point.
     bottom, top = math.floor(min(known) * 10 + 1e-9) / 10, math.ceil(max(known) * 10 - 1e-9) / 10
-    return max(0.0, bottom), min(1.0, max(top, bottom + 0.1))
+    bottom = min(max(0.0, bottom), 0.9)
+    return bottom, min(1.0, max(top, bottom + 0.1))
 
 
 def whisker(estimate: Estimate, span: tuple[float, float], reference: float) -> str:
     """Return the small picture of one interval that stands in a row of the table, with a line at a score."""
 
     def x(score: float) -> float:
-        return 5 + 110 * (score - span[0]) / (span[1] - span[0])
+        return 5 + 90 * (score - span[0]) / (span[1] - span[0])
 
     body = [
         _line(x(reference), 0, x(reference), 20, "reference"),
         _line(x(estimate.low), 10, x(estimate.high), 10, "range"),
         marker(0, x(estimate.value), 10, "s1"),
     ]
-    return f'<svg viewBox="0 0 120 20" width="120" height="20" class="whisker" aria-hidden="true">{"".join(body)}</svg>'
+    return f'<svg viewBox="0 0 100 20" width="100" height="20" class="whisker" aria-hidden="true">{"".join(body)}</svg>'
 
 
 def layer_curves(
@@ -253,15 +254,33 @@ def _curve(
     return body + [marker(kind, a, y(estimate.value), classes) for a, estimate in points + alone]
 
 
+def row_title(comparison: Comparison, result: Result) -> str:
+    """Return the line that says in a figure which row it shows: as much of the title as fits, and all its marks."""
+    marked = marks(comparison, result)
+    after = f" ({', '.join(marked)})" if marked else ""
+    words = title(comparison, result).removesuffix(after)
+    return _cut(words, WIDTH - 8 - _width(after, 11), 11) + after
+
+
 def confusion_matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]], name: str) -> str:
-    """Return counts and per cent of each true label; right answers in one hue, confusions in another."""
+    """Return counts and per cent of each true label; right answers in one hue, confusions in another.
+
+    Parameters
+    ----------
+    labels : sequence of str
+    confusion : sequence of sequence of int, shape (label, label)
+        Rows are true labels.
+    name : str
+        The line on top, as ``row_title`` gives it.
+    """
     names = [_cut(label, 110) for label in labels]
     # A column's name is turned by 45 degrees, so it is as high as it is wide.
     longest = max(map(_width, names))
-    left, top = longest + 30, longest * 0.71 + 34
-    cell = (WIDTH - left - max(4.0, _width(names[-1]) * 0.71 - 20)) / len(labels)
+    left, top = longest + 30, longest * 0.71 + 56
+    cell = (WIDTH - left - max(4.0, _width(names[-1]) * 0.71 - 12)) / len(labels)
     size = min(13.0, cell * 0.3)
-    body = [_text(left + cell * len(labels) / 2, 12, "predicted", "soft", "middle")]
+    body = [_text(4, 12, name, "small", "row-title")]
+    body.append(_text(left + cell * len(labels) / 2, 36, "predicted", "soft", "middle"))
     middle = top + cell * len(labels) / 2
     body.append(_text(0, 0, "true", "soft", "middle", transform=f"translate(12 {middle:.1f}) rotate(-90)"))
     for i, label in enumerate(names):
@@ -297,6 +316,7 @@ def dots(
     mean: float,
     *,
     what: str,
+    name: str,
     kinds: Sequence[int] | None = None,
     details: Sequence[str] | None = None,
 ) -> str:
@@ -310,7 +330,9 @@ def dots(
     mean : float
         The score over all of them, drawn as a line.
     what : str
-        Word for the figure and for the elements' names.
+        What the scores are.
+    name : str
+        The line on top, as ``row_title`` gives it.
     kinds : sequence of int, optional
         Marker of each name.
     details : sequence of str, optional
@@ -320,7 +342,7 @@ def dots(
     shown = [_cut(name, 130) for name in names]
     details = details or [""] * len(names)
     left = max(map(_width, shown), default=0) + max(_width(detail, 11) for detail in details) + 24
-    right, top = WIDTH - 52.0, 26.0
+    right, top = WIDTH - 52.0, 46.0
     bottom = top + step * len(names)
     known = [score for score in scores if score is not None]
     lowest = min(known, default=None)
@@ -328,7 +350,7 @@ def dots(
     def x(score: float) -> float:
         return left + (right - left) * score
 
-    body = []
+    body = [_text(4, 12, name, "small", "row-title")]
     for tick in (0, 0.25, 0.5, 0.75, 1):
         body.append(_line(x(tick), top - 4, x(tick), bottom, "grid"))
         body.append(_text(x(tick), bottom + 15, f"{100 * tick:.0f}", "small", "middle"))
@@ -336,7 +358,7 @@ def dots(
         f'<g class="mean" data-mean="" transform="translate({x(mean):.1f} 0)">{_line(0, top - 8, 0, bottom, "reference")}'
         f"{_text(0, top - 12, f'all {percent(mean)}', 'small', 'middle')}</g>"
     )
-    for i, (name, score) in enumerate(zip(shown, scores, strict=True)):
+    for i, (word, score) in enumerate(zip(shown, scores, strict=True)):
         middle = top + step * (i + 0.5)
         place = 0.0 if score is None else score
         kind = kinds[i] if kinds else 0
@@ -344,7 +366,7 @@ def dots(
         absent = " absent" if score is None else ""
         flip = " flip" if place > 0.5 else ""
         body.append(
-            _text(left - 12 - (_width(details[i], 11) + 6 if details[i] else 0), middle + 4, name, "end")
+            _text(left - 12 - (_width(details[i], 11) + 6 if details[i] else 0), middle + 4, word, "end")
         )
         if details[i]:
             body.append(_text(left - 12, middle + 4, details[i], "small", "end"))

@@ -58,6 +58,7 @@ function showDots(kind, scores, mean) {
 
 function showRow(row) {
   one("#chosen-row").textContent = row.sentence;
+  for (const text of all(".row-title")) text.textContent = row.short;
   for (const cell of all("svg.confusion [data-cell]")) {
     const [i, j] = cell.dataset.cell.split(",").map(Number);
     const total = row.confusion[i].reduce((sum, count) => sum + count, 0);
@@ -71,7 +72,7 @@ function showRow(row) {
     cell.classList.toggle("strong", share > 0.5);
     cell.classList.toggle("none", count === 0);
   }
-  one("svg.confusion").setAttribute("aria-label", `Confusion matrix of ${row.title}, in per cent of each true label, with counts.`);
+  one("svg.confusion").setAttribute("aria-label", `Confusion matrix of ${row.short}, in per cent of each true label, with counts.`);
   showDots("recall", row.recall, row.mean);
   showDots("speakers", row.speakers, row.mean);
   showDots("sexes", row.sexes, row.mean);
@@ -84,19 +85,29 @@ choice.addEventListener("change", () => showRow(rows[choice.value]));
 if (!choice.selectedOptions[0].defaultSelected) showRow(rows[choice.value]);
 
 // Saving a figure: other programs know neither this page's classes nor its variables, so each element takes its looks along.
-const LOOKS = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order",
-  "text-anchor", "font-family", "font-size", "font-weight", "opacity", "display"];
+const INHERITED = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order",
+  "text-anchor", "font-family", "font-size", "font-weight"];
+
+function looks(element, isRoot) {
+  const style = getComputedStyle(element);
+  const around = getComputedStyle(element.parentElement);
+  const inherited = INHERITED.filter((name) => isRoot || style.getPropertyValue(name) !== around.getPropertyValue(name));
+  const own = [style.opacity === "1" ? [] : "opacity", style.display === "none" ? "display" : []].flat();
+  return [...inherited, ...own].map((name) => `${name}:${style.getPropertyValue(name)}`).join(";");
+}
 
 function drawn(svg) {
   document.documentElement.dataset.export = "";
   const copy = svg.cloneNode(true);
   const sources = [svg, ...all("*", svg)];
   [copy, ...all("*", copy)].forEach((element, i) => {
-    const style = getComputedStyle(sources[i]);
+    const source = sources[i];
     element.removeAttribute("class");
-    element.setAttribute("style", LOOKS.map((name) => `${name}:${style.getPropertyValue(name)}`).join(";"));
-    const moved = sources[i].classList.contains("low") && new DOMMatrix(style.transform);
-    if (moved) element.setAttribute("transform", `translate(${moved.e} ${moved.f})`);
+    element.setAttribute("style", looks(source, source === svg));
+    if (source.classList.contains("low")) {
+      const moved = new DOMMatrix(getComputedStyle(source).transform);
+      element.setAttribute("transform", `translate(${moved.e} ${moved.f})`);
+    }
   });
   delete document.documentElement.dataset.export;
   const { width, height } = svg.viewBox.baseVal;

@@ -81,7 +81,7 @@ def _refuse_another_run(folder: Path, text: str) -> None:
     there = [name for name in RENDERERS if (folder / name).exists()]
     if not there:
         return
-    if RESULTS in there and (folder / RESULTS).read_text("utf-8", errors="replace") == text:
+    if RESULTS in there and (folder / RESULTS).read_bytes() == _encoded(text):
         return
     msg = (
         f"{folder}: already holds {', '.join(there)} of another run. "
@@ -90,10 +90,14 @@ def _refuse_another_run(folder: Path, text: str) -> None:
     raise FileExistsError(msg)
 
 
-def _write(path: Path, text: str) -> None:
+def _encoded(text: str) -> bytes:
     # A file name that is no UTF-8 comes as lone surrogates. Their backslash form is what JSON itself writes.
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.write(text)
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("wb") as file:
+        file.write(_encoded(text))
         file.flush()
         os.fsync(file.fileno())
 

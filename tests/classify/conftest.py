@@ -1,5 +1,7 @@
 """A comparison as large as a real one, whose every number follows from its predictions."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -141,4 +143,68 @@ def emodb_comparison() -> Comparison:
         command="sslfeat fit emodb-wav2vec2.h5 emodb-hubert.h5 -o results --report-optimism --layer all",
         versions={"sslfeat": "0.1.0", "scikit-learn": "1.9.1", "torch": "2.13.0"},
         random_state=0,
+    )
+
+
+HOSTILE = """</script><img src=x onerror="window.hacked=1">'&amp;${x}$title{{}}"""
+
+
+def _keep_few(comparison: Comparison) -> Comparison:
+    """Layers 0 and 12 of every kind of row, with everything that only some comparisons have."""
+    few = [result for result in comparison.results if result.layer in {0, 12}]
+    chosen = tuple(f"layer {i % 3 + 7}" for i in range(10))
+    few[0] = dataclasses.replace(few[0], warnings=("did not converge (2 folds)",))
+    few[1] = dataclasses.replace(few[1], layer=None, selection="best", chosen=chosen)
+    return dataclasses.replace(comparison, results=tuple(few))
+
+
+@pytest.fixture(scope="session")
+def small_comparison(emodb_comparison: Comparison) -> Comparison:
+    return _keep_few(emodb_comparison)
+
+
+@pytest.fixture(scope="session")
+def hostile_comparison(small_comparison: Comparison) -> Comparison:
+    """The small comparison, with every text made by somebody who wants to run code or to break a table."""
+
+    def spoil(text, prefix=HOSTILE):
+        return f"{prefix}{text}"
+
+    small = small_comparison
+    folds = [
+        dataclasses.replace(
+            folds,
+            claim=spoil(folds.claim),
+            audit=spoil(folds.audit),
+            names=tuple(map(spoil, folds.names)),
+        )
+        for folds in small.folds
+    ]
+    results = [
+        dataclasses.replace(
+            result,
+            cache=spoil(result.cache, "=1+1" + HOSTILE),
+            encoder=spoil(result.encoder),
+            classifier=spoil(result.classifier, "@" + HOSTILE),
+            pooling=spoil(result.pooling),
+            speaker_scores={spoil(name): score for name, score in result.speaker_scores.items()},
+            chosen=tuple(map(spoil, result.chosen)),
+            warnings=tuple(map(spoil, result.warnings)),
+        )
+        for result in small.results
+    ]
+    return dataclasses.replace(
+        small,
+        labels=tuple(map(spoil, small.labels)),
+        utterance_ids=tuple(spoil(identifier, "-2|\t\n\\" + HOSTILE) for identifier in small.utterance_ids),
+        speakers=tuple(map(spoil, small.speakers)),
+        folds=tuple(folds),
+        results=tuple(results),
+        caches={
+            spoil(name, "=1+1" + HOSTILE): {spoil(field): spoil(value) for field, value in spec.items()}
+            for name, spec in small.caches.items()
+        },
+        notes=tuple(map(spoil, small.notes)),
+        command=spoil(small.command),
+        versions={spoil(name): spoil(version) for name, version in small.versions.items()},
     )
