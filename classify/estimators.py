@@ -1,0 +1,109 @@
+"""The menu of classifiers: plain factories by the names of the command line."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.utils.validation import has_fit_parameter
+
+from classify.feedforward import FeedforwardClassifier
+
+Factory = Callable[[int], BaseEstimator]
+
+# Each takes the seed. Trees and Gaussians per feature don't depend on the features' scales; the others do.
+FACTORIES: dict[str, Factory] = {
+    "feedforward": lambda seed: _scaled(FeedforwardClassifier(random_state=seed)),
+    "logistic": lambda _seed: _scaled(LogisticRegression(max_iter=1000)),
+    "linear-svm": lambda seed: _scaled(LinearSVC(random_state=seed, max_iter=10_000)),
+    "svm": lambda _seed: _scaled(SVC()),
+    "knn": lambda _seed: _scaled(KNeighborsClassifier()),
+    # Shrinkage by Ledoit and Wolf (2004): there are often fewer utterances than features.
+    "lda": lambda _seed: _scaled(LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")),
+    "qda": lambda _seed: _scaled(QuadraticDiscriminantAnalysis(solver="eigen", shrinkage="auto")),
+    "ridge": lambda _seed: _scaled(RidgeClassifier(alpha=100.0)),
+    "nearest-centroid": lambda _seed: _scaled(NearestCentroid()),
+    "random-forest": lambda seed: RandomForestClassifier(n_estimators=300, random_state=seed),
+    "extra-trees": lambda seed: ExtraTreesClassifier(n_estimators=300, random_state=seed),
+    "hist-gradient-boosting": lambda seed: HistGradientBoostingClassifier(random_state=seed),
+    "gaussian-nb": lambda _seed: GaussianNB(),
+    "majority": lambda _seed: DummyClassifier(strategy="most_frequent"),
+}
+
+
+def make_classifier(name: str, *, random_state: int = 0) -> BaseEstimator:
+    """Build an untrained classifier from a name of the menu, or from ``module:Class``.
+
+    ``module:Class`` is any importable scikit-learn classifier, or a function that returns one. It is called
+    without arguments, is given ``random_state`` where it has one, and is standardised unless it is a
+    ``Pipeline``, which is taken as it is.
+
+    Raises
+    ------
+    ValueError
+        Where the name is neither on the menu nor of the form ``module:Class``, the module or the class is not
+        found, or what it makes is no classifier.
+    """
+    if name in FACTORIES:
+        return FACTORIES[name](random_state)
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        msg = f"classifier must be one of {', '.join(FACTORIES)}, or module:Class. Got {name!r} instead."
+        raise ValueError(msg)
+    estimator = _imported(name, module_name, attribute)
+    if "random_state" in estimator.get_params():
+        estimator.set_params(random_state=random_state)
+    return estimator if isinstance(estimator, Pipeline) else _scaled(estimator)
+
+
+def fit_arguments(estimator: BaseEstimator, groups: np.ndarray[Any, Any]) -> Mapping[str, Any]:
+    """Return the keyword arguments that hand the groups to whichever part of the estimator takes them in ``fit``."""
+    if not isinstance(estimator, Pipeline):
+        return {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
+    return {f"{name}__groups": groups for name, step in estimator.steps if has_fit_parameter(step, "groups")}
+
+
+def _scaled(classifier: BaseEstimator) -> Pipeline:
+    return make_pipeline(StandardScaler(), classifier)
+
+
+def _imported(name: str, module_name: str, attribute: str) -> BaseEstimator:
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        msg = (
+            f"classifier {name!r}: module {module_name!r} can't be imported ({error}); is it installed here?"
+        )
+        raise ValueError(msg) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        msg = f"classifier {name!r}: module {module_name!r} has no class or function {attribute!r}."
+        raise ValueError(msg)
+    required = [
+        parameter.name
+        for parameter in inspect.signature(factory).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if required:
+        msg = (
+            f"classifier {name!r} must be callable without arguments. It needs {', '.join(required)}; "
+            "name a function that fills them in."
+        )
+        raise ValueError(msg)
+    estimator = factory()
+    if not (isinstance(estimator, BaseEstimator) and is_classifier(estimator)):
+        msg = f"classifier {name!r} must be a scikit-learn classifier. It makes a {type(estimator).__name__}."
+        raise ValueError(msg)
+    return estimator
