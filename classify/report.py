@@ -127,10 +127,66 @@ def read_results(results_dir: Path | str) -> Comparison:
         msg = f"{path}: results must be UTF-8 text. They can't be read ({error.reason})."
         raise ValueError(msg) from error
     try:
-        return Comparison.from_json(text)
+        comparison = Comparison.from_json(text)
     except ValueError as error:
         msg = f"{path}: {error}"
         raise ValueError(msg) from error
+    try:
+        fits = _fits(comparison)
+    except (TypeError, AttributeError):  # a text where a number belongs, or a number in place of a list
+        fits = False
+    if not fits:
+        msg = f"{path}: results must fit together. Counts, indices or scores don't; the file was changed. Run fit again."
+        raise ValueError(msg)
+    return comparison
+
+
+def _fits(comparison: Comparison) -> bool:
+    """Whether every index has its target and every list its length, so that whatever draws it can rely on it."""
+    utterances, labels = len(comparison.utterance_ids), len(comparison.labels)
+    aligned = (comparison.speakers, comparison.sexes, comparison.truth)
+    texts = [*comparison.labels, *comparison.utterance_ids, *comparison.speakers, *comparison.sexes]
+    folds = {folds.protocol: folds for folds in comparison.folds}
+    return (
+        {type(text) for text in texts} <= {str}
+        and min(utterances, labels, len(comparison.results)) > 0
+        and {len(values) for values in aligned} == {utterances}
+        and _within(comparison.truth, 0, labels)
+        and all(
+            len(row) == utterances and _within(row, -1, len(each.names))
+            for each in folds.values()
+            for row in each.tested_in
+        )
+        and all(
+            result.protocol in folds and _result_fits(result, folds[result.protocol], labels)
+            for result in comparison.results
+        )
+    )
+
+
+def _result_fits(result: Result, folds: Folds, labels: int) -> bool:
+    estimates = (result.accuracy, result.balanced_accuracy, result.f1_macro)
+    spreads = (result.fold_accuracy, result.fold_balanced_accuracy, result.fold_f1_macro)
+    scores = [score for estimate in estimates for score in (estimate.low, estimate.value, estimate.high)]
+    scores += [score for spread in spreads for score in (spread.mean, spread.std)]
+    scores += [share for share in result.recall if share is not None]
+    scores += [*result.speaker_scores.values(), *result.sex_scores.values()]
+    return (
+        all(0 <= score <= 1 for score in scores)
+        and {len(result.recall), len(result.confusion), *map(len, result.confusion)} == {labels}
+        and min(map(min, result.confusion)) >= 0
+        and result.seconds >= 0
+        and [len(row) for row in result.predictions] == [len(row) for row in folds.tested_in]
+        and all(
+            _within(row, -1, labels)
+            and all((label < 0) == (fold < 0) for label, fold in zip(row, tested, strict=True))
+            for row, tested in zip(result.predictions, folds.tested_in, strict=True)
+        )
+    )
+
+
+def _within(indices: Sequence[int], start: int, stop: int) -> bool:
+    return {type(index) for index in indices} <= {int} and all(start <= index < stop for index in indices)
 
 
 def join(comparisons: Sequence[Comparison]) -> Comparison:

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import json
 import os
 import re
 
@@ -119,6 +120,45 @@ def test_reading_says_what_is_wrong(small_comparison, tmp_path):
         read_results(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no results\.json here"):
         read_results(tmp_path / "results.json" / "x")
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("truth", 3), 7),
+        (("truth", 3), 0.5),
+        (("labels", 0), 1),
+        (("speakers",), ["a"]),
+        (("utterance_ids",), []),
+        (("results",), []),
+        (("folds", 0, "tested_in", 0, 0), 10),
+        (("folds", 0, "tested_in", 0), [0]),
+        (("folds", 0, "tested_in"), 3),
+        (("results", 0, "protocol"), "other"),
+        (("results", 0, "predictions", 0, 0), 7),
+        (("results", 0, "predictions", 0, 0), -1),
+        (("results", 0, "predictions"), []),
+        (("results", 0, "recall"), [1.0]),
+        (("results", 0, "recall", 0), "1.0"),
+        (("results", 0, "confusion", 2), [1]),
+        (("results", 0, "confusion", 2, 2), -5),
+        (("results", 0, "accuracy", "low"), -0.1),
+        (("results", 0, "fold_accuracy", "std"), None),
+        (("results", 0, "speaker_scores", "emodb:03"), 2),
+        (("results", 0, "seconds"), "long"),
+    ],
+)
+def test_results_that_were_changed_are_refused(small_comparison, tmp_path, where, value):
+    record = json.loads(small_comparison.to_json())
+    *path, last = where
+    inner = record
+    for step in path:
+        inner = inner[step]
+    inner[last] = value
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    message = rf"^{re.escape(str(tmp_path / 'results.json'))}: results must fit together\. .* Run fit again"
+    with pytest.raises(ValueError, match=message):
+        read_results(tmp_path)
 
 
 def test_runs_of_two_caches_become_one_table(small_comparison):
