@@ -1,0 +1,214 @@
+"""What the embedded encoder's features are worth: ``python -m benchmarks.embedded EMODB_DIR``.
+
+All of Emo-DB, leave one speaker out, no speaker normalisation: logistic regression on the mean and deviation over
+frames of one layer. The layer and the penalty are chosen inside the training speakers, by the mean balanced accuracy of
+three folds of whole speakers. The interval is a bootstrap over speakers of the pooled predictions.
+
+Beside it stand its random twins (the same architecture as drawn), statistics of MFCC, and eGeMAPS functionals where
+opensmile is installed (``pip install opensmile``).
+"""
+
+import argparse
+import json
+import platform
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pretraining.targets import deltas, describe
+from sslfeat.audio import decode
+from sslfeat.corpora import read_corpus
+from sslfeat.encoder import EMBEDDED, EMBEDDED_DIRECTORY, Encoder
+
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse penalties
+INNER_FOLDS = 3
+NUM_RESAMPLES = 5000
+TWIN_SEEDS = (0, 1, 2)
+
+
+def layer_statistics(encoder: Encoder, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return mean and deviation over frames of every layer: (layer, utterance, 2 * hidden size)."""
+    rows = []
+    for waveform in waveforms:
+        states = encoder.hidden_states(waveform)
+        rows.append(np.concatenate([states.mean(axis=1), states.std(axis=1)], axis=1))
+    return np.stack(rows, axis=1)
+
+
+def random_twin(seed: int) -> Encoder:
+    """Return the embedded encoder's architecture with the weights that transformers draws."""
+    torch.manual_seed(seed)
+    config = transformers.HubertConfig.from_pretrained(EMBEDDED_DIRECTORY)
+    return Encoder(transformers.HubertModel(config), model_id=f"random-{seed}")
+
+
+def mfcc_statistics(waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return mean and deviation over frames of 20 MFCC, their deltas and second deltas: (1, utterance, 120)."""
+    rows = []
+    for waveform in waveforms:
+        mfcc = describe(torch.from_numpy(waveform)[None]).mfcc
+        frames = torch.cat([mfcc, deltas(mfcc), deltas(deltas(mfcc))], dim=2)[0]
+        rows.append(torch.cat([frames.mean(dim=0), frames.std(dim=0, correction=0)]))
+    return torch.stack(rows).numpy()[None]
+
+
+def egemaps(waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+    """Return the eGeMAPS v02 functionals, (1, utterance, 88), or nothing where opensmile is missing."""
+    try:
+        import opensmile
+    except ImportError:
+        return None
+    smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
+    rows = [smile.process_signal(waveform, 16_000).to_numpy()[0] for waveform in waveforms]
+    return np.stack(rows).astype(np.float32)[None]
+
+
+def classifier(strength: float) -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+
+
+def choose(
+    features: NDArray[np.float32], labels: NDArray[np.str_], speakers: NDArray[np.str_]
+) -> tuple[int, float]:
+    """Return the layer and the strength that do best over folds of whole speakers; ties go to the first."""
+    best, chosen = -1.0, (0, STRENGTHS[0])
+    folds = list(GroupKFold(INNER_FOLDS).split(labels, labels, speakers))
+    for layer, rows in enumerate(features):
+        for strength in STRENGTHS:
+            score = np.mean(
+                [
+                    balanced_accuracy_score(
+                        labels[test], classifier(strength).fit(rows[train], labels[train]).predict(rows[test])
+                    )
+                    for train, test in folds
+                ]
+            )
+            if score > best:
+                best, chosen = float(score), (layer, strength)
+    return chosen
+
+
+def evaluate(
+    features: NDArray[np.float32], labels: NDArray[np.str_], speakers: NDArray[np.str_]
+) -> dict[str, object]:
+    """Predict every speaker from the others, and score all predictions together.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_layers, n_utterances, n_features)
+    """
+    predicted = np.empty_like(labels)
+    choices = []
+    for train, test in LeaveOneGroupOut().split(labels, labels, speakers):
+        layer, strength = choose(features[:, train], labels[train], speakers[train])
+        model = classifier(strength).fit(features[layer, train], labels[train])
+        predicted[test] = model.predict(features[layer, test])
+        choices.append({"speaker": str(speakers[test[0]]), "layer": layer, "strength": strength})
+    lowest, highest = bootstrap(labels, predicted, speakers)
+    return {
+        "balanced_accuracy": round(float(balanced_accuracy_score(labels, predicted)), 4),
+        "interval": [round(lowest, 4), round(highest, 4)],
+        "accuracy": round(float(np.mean(labels == predicted)), 4),
+        "num_features": features.shape[2],
+        "choices": choices,
+    }
+
+
+def bootstrap(
+    labels: NDArray[np.str_], predicted: NDArray[np.str_], speakers: NDArray[np.str_]
+) -> tuple[float, float]:
+    """Return the central 95 % of balanced accuracy when speakers are drawn anew."""
+    names = np.unique(labels)
+    tables = np.stack(
+        [
+            confusion_matrix(labels[speakers == one], predicted[speakers == one], labels=names)
+            for one in np.unique(speakers)
+        ]
+    )
+    drawn = np.random.default_rng(0).integers(len(tables), size=(NUM_RESAMPLES, len(tables)))
+    tables = tables[drawn].sum(axis=1)
+    hits, support = np.diagonal(tables, axis1=1, axis2=2), tables.sum(axis=2)
+    recall = np.divide(hits, support, out=np.full(hits.shape, np.nan), where=support > 0)
+    lowest, highest = np.nanquantile(np.nanmean(recall, axis=1), [0.025, 0.975])
+    return float(lowest), float(highest)
+
+
+def candidates(
+    waveforms: Sequence[NDArray[np.float32]],
+) -> Iterator[tuple[str, NDArray[np.float32] | None, float]]:
+    """Yield each row's name, its features, and the seconds that they took."""
+    for seed in TWIN_SEEDS:
+        started = time.perf_counter()
+        yield (
+            f"random twin {seed}",
+            layer_statistics(random_twin(seed), waveforms),
+            time.perf_counter() - started,
+        )
+    for name, make in (("MFCC statistics", mfcc_statistics), ("eGeMAPS functionals", egemaps)):
+        started = time.perf_counter()
+        yield name, make(waveforms), time.perf_counter() - started
+    encoder = Encoder.load(EMBEDDED, device="cpu")
+    started = time.perf_counter()
+    yield "embedded encoder", layer_statistics(encoder, waveforms), time.perf_counter() - started
+
+
+def device_name() -> str:
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded", description=__doc__)
+    parser.add_argument("corpus", type=Path, metavar="EMODB_DIR")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path(__file__).parent / "results" / "embedded.json"
+    )
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    utterances = read_corpus(options.corpus, "emodb").utterances
+    waveforms = [decode(options.corpus / utterance.path).waveform for utterance in utterances]
+    labels = np.array([utterance.label for utterance in utterances])
+    speakers = np.array([utterance.speaker for utterance in utterances])
+    seconds = sum(map(len, waveforms)) / 16_000
+    results: dict[str, dict[str, object]] = {}
+    for name, features, taken in candidates(waveforms):
+        if features is None:
+            print(f"{name:<20} skipped: opensmile is not installed")
+            continue
+        row = evaluate(features, labels, speakers) | {"times_real_time": round(seconds / taken, 1)}
+        results[name] = row
+        print(
+            f"{name:<20} {row['balanced_accuracy']:.3f}  {row['interval']}  {row['times_real_time']} x real time"
+        )
+    twins = [float(str(results[f"random twin {seed}"]["balanced_accuracy"])) for seed in TWIN_SEEDS]
+    learnt = float(str(results["embedded encoder"]["balanced_accuracy"]))
+    print(f"above its random twins: {learnt - np.mean(twins):+.3f}")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "device": device_name(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "corpus": {"name": "emodb", "utterances": len(labels), "speakers": len(np.unique(speakers))},
+        "random_twins_mean": round(float(np.mean(twins)), 4),
+        "results": results,
+    }
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

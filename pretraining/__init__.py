@@ -1,0 +1,1 @@
+"""Self-supervised training of the small encoder that ships with sslfeat; see README.md beside this file."""

@@ -1,0 +1,224 @@
+"""The encoder with its teachers: what is asked of which layer, and how the answers are scored.
+
+Three tasks share one pass. Masked prediction: the last layer names the cluster of the frames that were hidden from
+it. Frame regression: every asked layer says all frame targets linearly. Functionals: the mean and deviation over frames
+of every asked layer, which is what a user pools, says the crop's functionals linearly.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from sklearn.cluster import MiniBatchKMeans
+from torch import nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+from transformers import HubertConfig, HubertModel
+
+from pretraining.targets import describe, frame_targets, functionals
+
+
+def encoder_config(
+    *,
+    conv_dim: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 192),
+    hidden_size: int = 192,
+    num_hidden_layers: int = 4,
+    intermediate_size: int = 768,
+    num_attention_heads: int = 4,
+) -> HubertConfig:
+    """Describe the encoder: the base models' group-norm front end and post-norm blocks, made narrow.
+
+    The front end doubles its width as it halves its rate, so that each of its layers costs about the same.
+    """
+    return HubertConfig(
+        vocab_size=32,
+        conv_dim=conv_dim,
+        conv_kernel=(10, 3, 3, 3, 3, 2, 2),
+        conv_stride=(5, 2, 2, 2, 2, 2, 2),
+        conv_bias=False,
+        feat_extract_norm="group",
+        do_stable_layer_norm=False,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        intermediate_size=intermediate_size,
+        num_attention_heads=num_attention_heads,
+        num_conv_pos_embeddings=32,
+        num_conv_pos_embedding_groups=16,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        layerdrop=0.0,
+        # the mask's embedding exists where a mask is configured; the masks themselves are drawn in span_mask
+        apply_spec_augment=True,
+        mask_time_prob=0.05,
+    )
+
+
+def span_mask(
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    share: float = 0.5,
+    starts: float = 0.05,
+    span: int = 10,
+) -> torch.Tensor:
+    """Draw which frames are hidden: in a share of the crops, spans that begin anywhere and may overlap.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Crops and frames.
+    share : float
+        Of the crops; the rest are heard whole, as a user's are.
+    starts : float
+        Chance that a span begins at a frame.
+    span : int
+        Frames of a span.
+
+    Returns
+    -------
+    bool tensor of shape ``shape``
+    """
+    begins = rng.random(shape) < starts
+    begins &= rng.random((shape[0], 1)) < share
+    mask = np.zeros(shape, dtype=bool)
+    for offset in range(span):
+        mask[:, offset:] |= begins[:, : shape[1] - offset]
+    return torch.from_numpy(mask)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """Scales of all targets and the codebook of clusters, estimated once before training.
+
+    Parameters
+    ----------
+    frame_mean, frame_std : tensors of shape (n_targets,)
+    functional_mean, functional_std : tensors of shape (n_functionals,)
+    codebook : tensor of shape (n_clusters, n_targets)
+        In standardised frame targets.
+    """
+
+    frame_mean: torch.Tensor
+    frame_std: torch.Tensor
+    functional_mean: torch.Tensor
+    functional_std: torch.Tensor
+    codebook: torch.Tensor
+
+    @classmethod
+    def estimated(cls, batches: Iterable[torch.Tensor], *, num_clusters: int, seed: int) -> "Calibration":
+        """Estimate from batches of clean crops."""
+        frames, weights, summaries = [], [], []
+        for crops in batches:
+            descriptors = describe(crops)
+            targets, weight = frame_targets(descriptors)
+            frames.append(targets.flatten(0, 1))
+            weights.append(weight.flatten(0, 1))
+            summaries.append(functionals(descriptors))
+        rows, weight = torch.cat(frames), torch.cat(weights)
+        mean = (rows * weight).sum(dim=0) / weight.sum(dim=0)
+        std = (((rows - mean).square() * weight).sum(dim=0) / weight.sum(dim=0)).sqrt().clamp_min(1e-4)
+        summary = torch.cat(summaries)
+        # a frame without voice takes the mean of what only voice has, and so doesn't cluster by it
+        kmeans = MiniBatchKMeans(num_clusters, batch_size=4096, n_init=1, max_iter=30, random_state=seed)
+        kmeans.fit((((rows - mean) / std) * weight).numpy())
+        codebook = torch.from_numpy(kmeans.cluster_centers_).float()
+        return cls(mean, std, summary.mean(dim=0), summary.std(dim=0).clamp_min(1e-4), codebook)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the fields by name, for a checkpoint."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+class Student(nn.Module):
+    """An encoder and its linear heads.
+
+    Parameters
+    ----------
+    config : HubertConfig
+    calibration : Calibration
+    regress_layers : tuple of int
+        Layers whose frames say the frame targets.
+    pooled_layers : tuple of int
+        Layers whose pooled frames say the functionals.
+    weights : tuple of float
+        Of the tasks: frame regression, functionals, masked prediction.
+    """
+
+    def __init__(
+        self,
+        config: HubertConfig,
+        calibration: Calibration,
+        *,
+        regress_layers: tuple[int, ...] = (2, 4),
+        pooled_layers: tuple[int, ...] = (1, 2, 3, 4),
+        weights: tuple[float, float, float] = (1.0, 1.0, 0.1),
+    ) -> None:
+        super().__init__()
+        self.encoder = HubertModel(config)
+        self.calibration = calibration
+        self.weights = weights
+        width = config.hidden_size
+        self.frame_heads = nn.ModuleDict(
+            {str(layer): nn.Linear(width, len(calibration.frame_mean)) for layer in regress_layers}
+        )
+        self.functional_heads = nn.ModuleDict(
+            {str(layer): nn.Linear(2 * width, len(calibration.functional_mean)) for layer in pooled_layers}
+        )
+        self.cluster_head = nn.Linear(width, len(calibration.codebook))
+
+    def losses(self, clean: torch.Tensor, heard: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Score one batch.
+
+        Parameters
+        ----------
+        clean, heard : tensors of shape (n_crops, num_samples)
+            Targets come from the first, the encoder hears the second.
+        mask : bool tensor of shape (n_crops, num_frames)
+            The frames hidden from the encoder.
+
+        Returns
+        -------
+        dict of str to scalar tensor
+            ``frames``, ``functionals``, ``clusters`` and their weighted sum, ``total``.
+        """
+        scale = self.calibration
+        with torch.no_grad():
+            descriptors = describe(clean)
+            targets, weights = frame_targets(descriptors)
+            targets = (targets - scale.frame_mean) / scale.frame_std
+            summary = (functionals(descriptors) - scale.functional_mean) / scale.functional_std
+            clusters = nearest((targets * weights)[mask], scale.codebook)
+        states = self.encoder(heard, mask_time_indices=mask, output_hidden_states=True).hidden_states
+        frames = torch.stack(
+            [
+                (smooth_l1_loss(head(states[int(layer)]), targets, reduction="none") * weights).mean()
+                for layer, head in self.frame_heads.items()
+            ]
+        ).mean()
+        summaries = torch.stack(
+            [
+                smooth_l1_loss(head(pool(states[int(layer)])), summary.clamp(-5, 5))
+                for layer, head in self.functional_heads.items()
+            ]
+        ).mean()
+        hidden = (
+            cross_entropy(self.cluster_head(states[-1][mask]), clusters)
+            if mask.any()
+            else frames.new_zeros(())
+        )
+        parts = (frames, summaries, hidden)
+        total = torch.stack([weight * part for weight, part in zip(self.weights, parts, strict=True)]).sum()
+        return dict(zip(("frames", "functionals", "clusters", "total"), (*parts, total), strict=True))
+
+
+def pool(frames: torch.Tensor) -> torch.Tensor:
+    """Return mean and deviation over frames, of shape (n_crops, 2 * hidden_size)."""
+    # the floor keeps the root's slope finite where a unit doesn't move
+    return torch.cat([frames.mean(dim=1), frames.var(dim=1).clamp_min(1e-6).sqrt()], dim=1)
+
+
+def nearest(rows: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Return the index of each row's nearest entry of a codebook."""
+    return (rows @ codebook.T - codebook.square().sum(dim=1) / 2).argmax(dim=1)
