@@ -17,7 +17,7 @@ SERIES = 7
 MAX_BANDS = 4
 
 # Width of the mean character of a sans-serif face, as a share of its size.
-_CHARACTER = 0.58
+_CHARACTER = 0.56
 _MARKERS = ("circle", "square", "triangle", "diamond", "plus", "down", "cross")
 
 
