@@ -341,7 +341,7 @@ def dots(
     step = 24.0 if len(names) <= 12 else 19.0
     shown = [_cut(name, 130) for name in names]
     details = details or [""] * len(names)
-    left = max(map(_width, shown), default=0) + max(_width(detail, 11) for detail in details) + 24
+    left = max(map(_width, shown), default=0) + max(_width(detail, 11) for detail in details) + 32
     right, top = WIDTH - 52.0, 46.0
     bottom = top + step * len(names)
     known = [score for score in scores if score is not None]
