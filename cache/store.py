@@ -110,7 +110,8 @@ class CacheFile:
         try:
             with self._explained(), h5py.File(path, "r", driver="fileobj", fileobj=self._raw) as file:
                 self._read_attributes(file)
-                self.num_utterances = self._read_structure(file)
+                directory = _Directory(path, file, os.fstat(self._raw.fileno()).st_size)
+                self.num_utterances = self._read_structure(directory)
         except CacheError:
             self.close()
             raise
@@ -248,12 +249,11 @@ class CacheFile:
         self.software: dict[str, str] = json.loads(_text(file.attrs["software"]))
         self.complete = bool(file.attrs["complete"])
 
-    def _read_structure(self, file: h5py.File) -> int:
+    def _read_structure(self, directory: "_Directory") -> int:
         """Find what the spec promises; return the number of utterances."""
-        size = os.fstat(self._raw.fileno()).st_size
         for table, kinds in TABLES.items():
             lengths = {
-                self._find(file, size, f"{table}/{name}", KINDS[kind], 1)[0] for name, kind in kinds.items()
+                self._found(directory, f"{table}/{name}", KINDS[kind], 1)[0] for name, kind in kinds.items()
             }
             if len(lengths) != 1:
                 msg = f"{self.path}: the columns of {table!r} differ in length."
@@ -261,13 +261,13 @@ class CacheFile:
         (num_utterances,) = self.extents["utterances/id"].shape
         matrices = {f"features/{name}": num_utterances for name in self.spec.pooling}
         if self.spec.frames:
-            (num_offsets,) = self._find(file, size, "frames/offsets", "i", 1)
+            (num_offsets,) = self._found(directory, "frames/offsets", "i", 1)
             if num_offsets != num_utterances + 1:
                 msg = f"{self.path}: 'frames/offsets' has {num_offsets} numbers, not {num_utterances + 1}."
                 raise CacheError(msg)
             matrices["frames/values"] = int(self.read("frames/offsets", num_utterances)[0])
         for name, length in matrices.items():
-            found = self._find(file, size, name, "f", 3)
+            found = self._found(directory, name, "f", 3)
             expected = (len(self.spec.layers), length, self.spec.hidden_size)
             if found != expected or self.extents[name].dtype != self.spec.dtype:
                 msg = (
@@ -277,45 +277,57 @@ class CacheFile:
                 raise CacheError(msg)
         return num_utterances
 
-    def _find(self, file: h5py.File, size: int, name: str, kind: str, rank: int) -> tuple[int, ...]:
-        """Note where a dataset and its checksums lie, which must be in one piece in this very file."""
-        extent = self._extent(file, size, name, kind, rank)
-        sums = self._extent(file, size, f"checksums/{name}", "u", 1)
+    def _found(self, directory: "_Directory", name: str, kind: str, rank: int) -> tuple[int, ...]:
+        """Note where a dataset and its checksums lie; return its shape."""
+        extent = directory.extent(name, kind, rank)
+        sums = directory.extent(f"checksums/{name}", "u", 1)
         if sums.nbytes != 8 * -(-extent.nbytes // BLOCK_BYTES):
             msg = f"{self.path}: {name!r} has {sums.shape[0]} checksums; not one for each block."
             raise CacheError(msg)
         self.extents[name], self.extents[f"checksums/{name}"] = extent, sums
         return extent.shape
 
-    def _extent(self, file: h5py.File, size: int, name: str, kind: str, rank: int) -> Extent:
-        group = file.id
-        *folders, last = name.encode().split(b"/")
-        for part in (*folders, last):
-            if not isinstance(group, h5py.h5g.GroupID) or part not in group:
-                msg = f"{self.path}: {name!r} is missing."
-                raise CacheError(msg)
-            if group.links.get_info(part).type != h5py.h5l.TYPE_HARD:
-                msg = f"{self.path}: {name!r} is a link; a cache holds all its numbers itself."
-                raise CacheError(msg)
-            group = h5py.h5o.open(group, part)
-        if not isinstance(group, h5py.h5d.DatasetID):
+
+class _Directory:
+    """Finds datasets in an open HDF5 file, and refuses what doesn't lie in one piece in this very file."""
+
+    def __init__(self, path: Path, file: h5py.File, size: int) -> None:
+        self.path = path
+        self._size = size
+        self._groups: dict[str, Any] = {"": file.id}
+
+    def extent(self, name: str, kind: str, rank: int) -> Extent:
+        """Return where a dataset lies, which must have that kind of numbers and that many axes."""
+        dataset = self._opened(name)
+        if not isinstance(dataset, h5py.h5d.DatasetID):
             msg = f"{self.path}: {name!r} is no dataset."
             raise CacheError(msg)
-        layout = group.get_create_plist()
+        layout = dataset.get_create_plist()
         if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count():
             msg = f"{self.path}: {name!r} doesn't lie in one piece in this file."
             raise CacheError(msg)
-        dtype = group.dtype
-        little = dtype.newbyteorder("<") == dtype
-        shape = group.shape or ()
-        if dtype.kind != kind or not little or len(shape) != rank:
+        shape, dtype = dataset.shape or (), dataset.dtype
+        if dtype.kind != kind or dtype.newbyteorder("<") != dtype or len(shape) != rank:
             msg = f"{self.path}: {name!r} has type {dtype} and {len(shape)} axes, not those of the format."
             raise CacheError(msg)
-        extent = Extent(shape, np.dtype(dtype.str), group.get_offset() or 0)
-        if extent.offset + extent.nbytes > size or (extent.nbytes and not extent.offset):
+        extent = Extent(shape, np.dtype(dtype.str), dataset.get_offset() or 0)
+        if extent.offset + extent.nbytes > self._size or (extent.nbytes and not extent.offset):
             msg = f"{self.path}: {name!r} is cut short; restore the file or extract again."
             raise CacheError(msg)
         return extent
+
+    def _opened(self, name: str) -> Any:
+        folder, _, member = name.rpartition("/")
+        if folder not in self._groups:
+            self._groups[folder] = self._opened(folder)
+        group = self._groups[folder]
+        if not isinstance(group, h5py.h5g.GroupID) or member.encode() not in group:
+            msg = f"{self.path}: {name!r} is missing."
+            raise CacheError(msg)
+        if group.links.get_info(member.encode()).type != h5py.h5l.TYPE_HARD:
+            msg = f"{self.path}: {name!r} is a link; a cache holds all its numbers itself."
+            raise CacheError(msg)
+        return h5py.h5o.open(group, member.encode())
 
 
 @dataclasses.dataclass(slots=True)

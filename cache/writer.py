@@ -179,8 +179,12 @@ class CacheWriter:
         num_utterances, layers, hidden_size = len(order), len(self.spec.layers), self.spec.hidden_size
         dtype = np.dtype(self.spec.dtype)
         with NewCache(self.path, self.spec, complete=self._complete, software=self._software) as new:
-            for table, found in self._records.items():
-                new.write_table(table, columns(table, sorted(found, key=itemgetter(0))))
+            for table in (
+                "failures",
+                "duplicates",
+                "utterances",
+            ):  # as merge does, which makes the same bytes
+                new.write_table(table, columns(table, sorted(self._records[table], key=itemgetter(0))))
             for name, matrices in self._features.items():
                 new.create(f"features/{name}", (layers, num_utterances, hidden_size), dtype)
                 for position in range(layers if order else 0):
