@@ -16,11 +16,14 @@ from sslfeat.audio import AUDIO_SUFFIXES
 from sslfeat.catalogue import CORPORA
 from sslfeat.corpus import Corpus, CorpusError, Fields
 
-__all__ = ["CORPORA", "Corpus", "CorpusError", "CorpusListing", "guess_corpus", "read_corpus"]
+__all__ = ["CORPORA", "Corpus", "CorpusError", "CorpusListing", "audio_files", "guess_corpus", "read_corpus"]
 
 NUM_EXAMPLES = 3
 
-SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
+SEXES = {
+    **dict.fromkeys(("f", "female", "woman", "w"), "female"),
+    **dict.fromkeys(("m", "male", "man"), "male"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ def guess_corpus(corpus_dir: str | Path) -> str:
         Where the folder is missing, is a file or has no audio; where the names fit no corpus, or several alike.
     """
     root = Path(corpus_dir)
-    return _guess(root, _audio_files(root))
+    return _guess(root, audio_files(root))
 
 
 def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusListing:
@@ -94,7 +97,7 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
         msg = f"no corpus {corpus!r}; known are {', '.join(CORPORA)}."
         raise CorpusError(msg)
     root = Path(corpus_dir)
-    paths = _audio_files(root)
+    paths = audio_files(root)
     entry = CORPORA[corpus or _guess(root, paths)]
     notes = []
     skipped = [path for path in paths if set(path.split("/")[:-1]) & set(entry.skipped_folders)]
@@ -156,8 +159,14 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
     )
 
 
-def _audio_files(root: Path) -> list[str]:
-    """Return the audio files under a folder, relative to it, following links but no link twice."""
+def audio_files(root: Path) -> list[str]:
+    """Return the audio files under a folder, sorted, relative to it, following links but no folder twice.
+
+    Raises
+    ------
+    CorpusError
+        Where the folder is missing, is a file or has no audio.
+    """
     if not root.exists():
         msg = f"{root}: no such folder."
         raise CorpusError(msg)

@@ -433,7 +433,7 @@ def read(tmp_path, monkeypatch):
         for name, content in tree.tables.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(content, encoding="utf-8")
-        monkeypatch.setattr(corpora, "_audio_files", lambda root: sorted((*tree.paths, *tree.others)))
+        monkeypatch.setattr(corpora, "audio_files", lambda root: sorted((*tree.paths, *tree.others)))
         return read_corpus(tmp_path, corpus)
 
     return reader
@@ -630,5 +630,5 @@ def test_a_label_that_the_corpus_does_not_have_is_unexpected(read):
 
 
 def test_guessing_reads_no_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "_audio_files", lambda root: msp_podcast().paths)
+    monkeypatch.setattr(corpora, "audio_files", lambda root: msp_podcast().paths)
     assert guess_corpus(tmp_path) == "msp-podcast"

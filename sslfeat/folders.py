@@ -1,0 +1,192 @@
+"""A user's own corpus, described by its folders: names by a pattern, subfolders by label, or a Kaldi data folder.
+
+Every reader returns the :class:`~sslfeat.corpora.CorpusListing` that a known corpus gives, so nothing after it differs.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cache.schema import Utterance
+from sslfeat.corpora import CorpusListing, audio_files
+from sslfeat.manifest import COLUMNS, ManifestError, facts_of, listing_of, unreadable, utterances_of
+
+_PLACEHOLDER = re.compile(r"\{(\w*)\}|\*")
+_PATTERN_FIELDS = ("label", "speaker", "sex", "text", "session", "split")
+
+
+def read_pattern(corpus_dir: str | Path, pattern: str, *, corpus: str = "") -> CorpusListing:
+    """List the audio files whose path, from any folder on, is spelt as a pattern says.
+
+    Parameters
+    ----------
+    corpus_dir : str or Path
+        The folder.
+    pattern : str
+        As in ``{speaker}_{text}_{label}.wav`` or ``{label}/{speaker}-*.flac``: fields are label, speaker, sex, text,
+        session and split; ``*`` or ``{}`` is anything; none of them crosses a slash. Without a suffix, any audio fits.
+    corpus : str
+        The name that ids and speakers carry; the folder's by default.
+
+    Returns
+    -------
+    CorpusListing
+        The utterances; files that don't fit are ``unexpected``.
+
+    Raises
+    ------
+    ManifestError
+        Where the pattern has an unknown field or no label, or no file fits.
+    CorpusError
+        Where the folder is missing, is a file or has no audio.
+    """
+    root = Path(corpus_dir)
+    compiled = _compile(pattern)
+    name = corpus or root.resolve().name
+    utterances, unexpected = [], []
+    for path in audio_files(root):
+        if match := compiled.search(path):
+            utterances.append(_named(name, path, match.groupdict()))
+        else:
+            unexpected.append(path)
+    if not utterances:
+        msg = f"{root}: no file fits {pattern!r}. The names look like {', '.join(unexpected[:3])}."
+        raise ManifestError(msg)
+    notes = []
+    if unexpected:
+        notes.append(
+            f"{len(unexpected)} files skipped, they don't fit {pattern!r}: {', '.join(unexpected[:3])}."
+        )
+    return listing_of(root, root, name, utterances, notes, unexpected)
+
+
+def read_labelled_folders(corpus_dir: str | Path, *, corpus: str = "") -> CorpusListing:
+    """List the audio files of a folder whose subfolders are named by label; speakers are unknown.
+
+    Raises
+    ------
+    ManifestError
+        Where no file lies in a subfolder.
+    CorpusError
+        Where the folder is missing, is a file or has no audio.
+    """
+    root = Path(corpus_dir)
+    name = corpus or root.resolve().name
+    paths = audio_files(root)
+    within = [path for path in paths if "/" in path]
+    unexpected = [path for path in paths if "/" not in path]
+    if not within:
+        msg = f"{root}: its audio lies in no subfolder, and those are to name the labels. Give the folder above."
+        raise ManifestError(msg)
+    utterances = [_named(name, path, {"label": path.split("/")[-2]}) for path in within]
+    notes = (
+        [f"{len(unexpected)} files skipped, they lie in no subfolder: {', '.join(unexpected[:3])}."]
+        if unexpected
+        else []
+    )
+    return listing_of(root, root, name, utterances, notes, unexpected)
+
+
+def read_kaldi(data_dir: str | Path, *, root: str | Path | None = None, corpus: str = "") -> CorpusListing:
+    """List the utterances of a Kaldi data folder: ``wav.scp``, and where they are there ``segments``, ``utt2spk``,
+    ``utt2emo``, ``spk2gender`` and ``text``.
+
+    Raises
+    ------
+    ManifestError
+        Where ``wav.scp`` is missing or holds a command instead of a file, or a line is incomplete.
+    """  # noqa: D205 - the list of names is one sentence
+    folder = Path(data_dir)
+    base = Path(root) if root is not None else folder
+    name = corpus or folder.resolve().name
+    recordings = _pairs(folder / "wav.scp")
+    for identity, path in recordings.items():
+        if path.endswith("|"):
+            msg = f"{folder / 'wav.scp'}: {identity} is a command, and files are read. Run it once and name what it wrote."
+            raise ManifestError(msg)
+    speakers, emotions, texts = (
+        _pairs(folder / part, needed=False) for part in ("utt2spk", "utt2emo", "text")
+    )
+    sexes = _pairs(folder / "spk2gender", needed=False)
+    segments = _pairs(folder / "segments", needed=False) or {identity: identity for identity in recordings}
+
+    def rows() -> Iterator[tuple[int, Sequence[str]]]:
+        for number, (identity, segment) in enumerate(segments.items(), 1):
+            recording, *times = segment.split()
+            if recording not in recordings or len(times) not in (0, 2):
+                msg = f"{folder / 'segments'}: line {number}: a recording of wav.scp, a start and an end. Got {segment!r}."
+                raise ManifestError(msg)
+            speaker = speakers.get(identity, "")
+            start, end = times or ("", "")
+            values = {
+                "path": recordings[recording], "label": emotions.get(identity, ""), "speaker": speaker,
+                "sex": sexes.get(speaker, ""), "text": texts.get(identity, ""), "id": identity, "start": start, "end": end,
+            }  # fmt: skip
+            yield number, [values.get(field, "") for field in COLUMNS]
+
+    utterances = sorted(utterances_of(folder / "segments", rows(), name), key=lambda utterance: utterance.id)
+    return listing_of(folder, base, name, utterances, [])
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    """Turn ``{speaker}_*_{label}.wav`` into a regular expression; a field that comes twice must say the same twice."""
+    parts: list[str] = []
+    named: set[str] = set()
+    position = 0
+    for match in _PLACEHOLDER.finditer(pattern):
+        parts.append(re.escape(pattern[position : match.start()]))
+        position = match.end()
+        field: str = match[1] or ""  # nothing where it is *
+        if not field:
+            parts.append("[^/]*?")
+        elif field not in _PATTERN_FIELDS:
+            msg = f"{pattern}: no field {field!r}; a pattern's fields are {', '.join(_PATTERN_FIELDS)}, and {{}} or * for the rest."
+            raise ManifestError(msg)
+        else:
+            parts.append(f"(?P={field})" if field in named else f"(?P<{field}>[^/]+?)")
+            named.add(field)
+    parts.append(re.escape(pattern[position:]))
+    if "label" not in named:
+        msg = f"{pattern}: a pattern must have {{label}}."
+        raise ManifestError(msg)
+    suffix = "" if re.search(r"\.\w+$", pattern) else r"\.\w+"
+    return re.compile(f"(?:^|/){''.join(parts)}{suffix}$")
+
+
+def _named(name: str, path: str, fields: Mapping[str, str]) -> Utterance:
+    """Make an utterance from what its path says."""
+    corpus, label, native_label, speaker, sex, session, split = facts_of(
+        name, "", *(fields.get(field, "") for field in ("label", "speaker", "sex", "session", "split"))
+    )
+    return Utterance(
+        id=f"{corpus}/{path.rpartition('.')[0]}",
+        path=path,
+        corpus=corpus,
+        speaker=speaker,
+        sex=sex,
+        label=label,
+        native_label=native_label,
+        text=fields.get("text", ""),
+        session=session,
+        split=split,
+    )
+
+
+def _pairs(path: Path, *, needed: bool = True) -> dict[str, str]:
+    """Read a Kaldi table: a key and the rest of the line."""
+    if not needed and not path.exists():
+        return {}
+    pairs = {}
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                key, *value = line.split(maxsplit=1)
+                if not value:
+                    msg = f"{path}: line {number}: a name and a value. Got {line.strip()!r} instead."
+                    raise ManifestError(msg)
+                pairs[key] = value[0].strip()
+    except (OSError, UnicodeError) as error:
+        raise unreadable(path, error) from error
+    return pairs

@@ -1,0 +1,338 @@
+"""A user's own corpus, named in a table: CSV, TSV or JSON lines.
+
+The reader returns the :class:`~sslfeat.corpora.CorpusListing` that a known corpus gives, so nothing after it differs.
+"""
+
+import contextlib
+import csv
+import gc
+import itertools
+import json
+import math
+import operator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cache.schema import Utterance
+from sslfeat.corpora import SEXES, CorpusError, CorpusListing
+from sslfeat.labels import harmonise, nearest
+
+# Field -> the column names it is guessed from, best first; case, spaces and hyphens don't matter. EmoBox's JSONL
+# (key, wav, emo, spk, dataset) and MSP-Podcast's consensus table are among them.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "path": (
+        *("path", "file", "filename", "file_name", "filepath", "file_path", "wav", "audio", "audio_path"),
+        *("wav_path", "audio_file", "audio_filepath", "wav_file", "uri"),
+    ),
+    "label": ("label", "emotion", "emo", "emotion_label", "emoclass", "class", "category", "target"),
+    "speaker": ("speaker", "speaker_id", "spk", "spk_id", "spkid", "spkrid", "actor", "actor_id", "talker"),
+    "sex": ("sex", "gender", "gd"),
+    "text": ("text_id", "sentence_id", "text", "sentence", "transcript", "transcription"),
+    "session": ("session", "session_id", "dialogue", "dialogue_id", "dialog"),
+    "split": ("split", "split_set", "subset", "partition", "dset", "set"),
+    "id": ("id", "utterance_id", "utt_id", "uttid", "utt", "key", "segment_id", "name"),
+    "corpus": ("corpus", "dataset", "database", "db"),
+    "start": ("start", "start_time", "begin", "onset", "offset"),
+    "end": ("end", "end_time", "stop"),
+    "duration": ("duration", "dur", "length"),
+}
+SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "development": "dev", "training": "train"}
+NUM_SOUGHT = 20  # paths looked for before a wrong root is suspected
+_CLOCK = re.compile(r"(?:(\d+) days? )?(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")  # audformat: 0 days 00:00:01.898250
+
+
+class ManifestError(CorpusError):
+    """A manifest, a pattern or a folder that doesn't describe a corpus; the message leads with it."""
+
+
+def read_manifest(
+    manifest: str | Path,
+    *,
+    root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    corpus: str = "",
+) -> CorpusListing:
+    """List the utterances that a table names: CSV (any of , ; | as separator), TSV, or JSON lines.
+
+    Parameters
+    ----------
+    manifest : str or Path
+        A file named .csv, .tsv, .txt, .jsonl or .ndjson, in UTF-8; a CSV has its column names in the first line.
+    root : str or Path, optional
+        The folder that relative paths start from; the manifest's own by default.
+    columns : mapping of str to str, optional
+        Field of ``COLUMNS`` -> the column it is in, for those that aren't to be guessed.
+    corpus : str
+        The name that ids and speakers carry where no column gives one; the manifest's by default.
+
+    Returns
+    -------
+    CorpusListing
+        The utterances, sorted by id; notes say which columns were taken, and which labels are unknown.
+
+    Raises
+    ------
+    ManifestError
+        Where the file is missing, no table, or not UTF-8; where a column or a field is unknown, no path column is
+        found, a row has another number of values than the header, a time is none, or an id comes twice; where none of
+        the first files exists.
+
+    Notes
+    -----
+    The id of an utterance is its column's, or the path without suffix; a segment's start and end are added to it. A
+    duration only counts beside a start.
+    """
+    source = Path(manifest)
+    base = Path(root) if root is not None else source.parent
+    name = corpus or source.stem
+    taken, rows = _open_table(source, columns or {})
+    with _no_collections():
+        utterances = sorted(utterances_of(source, rows, name), key=lambda utterance: utterance.id)
+    notes = ["Columns: " + ", ".join(f"{field} from {column!r}" for field, column in taken.items()) + "."]
+    return listing_of(source, base, name, utterances, notes)
+
+
+def listing_of(
+    source: Path,
+    root: Path,
+    name: str,
+    utterances: list[Utterance],
+    notes: list[str],
+    unexpected: Iterable[str] = (),
+) -> CorpusListing:
+    """Make a listing, once some of its first files were found and its labels compared with the known ones."""
+    if not utterances:
+        msg = f"{source}: no utterance in it."
+        raise ManifestError(msg)
+    sought = list(itertools.islice((root / utterance.path for utterance in utterances), NUM_SOUGHT))
+    if not any(path.exists() for path in sought):
+        msg = f"{source}: none of the first {len(sought)} files exists, as {sought[0]}. Give the folder they start from as root."
+        raise ManifestError(msg)
+    words = Counter(utterance.native_label for utterance in utterances)
+    for word, count in words.items():
+        if word and not harmonise(word):
+            hint = f"; the nearest known is {nearest(word)!r}" if nearest(word) else ""
+            notes.append(f"Label {word!r} of {count} utterances is unknown and kept as it is{hint}.")
+    if words[""]:
+        notes.append(f"{words['']} utterances have no label.")
+    return CorpusListing(
+        name=name,
+        guessed=False,
+        root=root,
+        utterances=utterances,
+        notes=notes,
+        unexpected=sorted(unexpected),
+        missing=[],
+        is_complete=not unexpected,
+    )
+
+
+def _open_table(
+    source: Path, columns: Mapping[str, str]
+) -> tuple[dict[str, str], Iterator[tuple[int, Sequence[str]]]]:
+    """Return which column each field is in, and the rows as line number and values in the order of ``COLUMNS``."""
+    if unknown := [field for field in columns if field not in COLUMNS]:
+        msg = f"{source}: no field {unknown[0]!r}; fields are {', '.join(COLUMNS)}."
+        raise ManifestError(msg)
+    if source.suffix.lower() in (".jsonl", ".ndjson"):
+        objects = _json_lines(source)
+        first = next(objects, None)
+        if first is None:
+            msg = f"{source}: an empty table. Name one utterance in each line."
+            raise ManifestError(msg)
+        taken = _take(source, list(first[1]), columns)
+        names = [taken.get(field, "") for field in COLUMNS]
+        return taken, (
+            (number, [_text(row.get(column)) if column else "" for column in names])
+            for number, row in itertools.chain([first], objects)
+        )
+    rows = _csv_rows(source)
+    header = next(rows, None)
+    if header is None:
+        msg = f"{source}: an empty table. Name the columns in the first line."
+        raise ManifestError(msg)
+    taken = _take(source, header[1], columns)
+    width = len(header[1])  # and behind the last value an empty one, for fields that no column holds
+    places = [header[1].index(taken[field]) if field in taken else width for field in COLUMNS]
+    return taken, _picked(source, rows, places, width)
+
+
+def _picked(
+    source: Path, rows: Iterator[tuple[int, list[str]]], places: list[int], width: int
+) -> Iterator[tuple[int, Sequence[str]]]:
+    pick = operator.itemgetter(*places)
+    for number, row in rows:
+        if len(row) != width:
+            msg = f"{source}: line {number}: {len(row)} values, and the header names {width}."
+            raise ManifestError(msg)
+        row.append("")
+        yield number, pick(row)
+
+
+def _csv_rows(source: Path) -> Iterator[tuple[int, list[str]]]:
+    try:
+        with source.open(encoding="utf-8-sig", newline="") as file:
+            start = file.readline()
+            file.seek(0)
+            separator = "\t" if source.suffix.lower() == ".tsv" else max(",;\t|", key=start.count)
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            for row in reader:
+                if row:
+                    yield reader.line_num, row
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise unreadable(source, error) from error
+
+
+def _json_lines(source: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    try:
+        with source.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    msg = f"{source}: line {number}: no JSON ({error})."
+                    raise ManifestError(msg) from error
+                if not isinstance(row, dict):
+                    msg = f"{source}: line {number}: a JSON object was expected. Got a {type(row).__name__} instead."
+                    raise ManifestError(msg)
+                yield number, row
+    except (OSError, UnicodeError) as error:
+        raise unreadable(source, error) from error
+
+
+def unreadable(source: Path, error: Exception) -> ManifestError:
+    """Say why a text file couldn't be read."""
+    if isinstance(error, FileNotFoundError):
+        return ManifestError(f"{source}: no such file.")
+    if isinstance(error, UnicodeError):
+        return ManifestError(f"{source}: not UTF-8 text. Save it as UTF-8.")
+    return ManifestError(f"{source}: no table that can be read ({error}).")
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _take(source: Path, header: list[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """Return field -> column, those asked for and those guessed; no column serves two fields."""
+    for column in columns.values():
+        if column not in header:
+            msg = f"{source}: no column {column!r}; its columns are {', '.join(header)}."
+            raise ManifestError(msg)
+    spelt = {re.sub(r"[\s-]+", "_", column.strip().lower()): column for column in reversed(header)}
+    taken = dict(columns)
+    for field, names in COLUMNS.items():
+        for guess in names:
+            found = spelt.get(guess)
+            if field not in taken and found is not None and found not in taken.values():
+                taken[field] = found
+    if "path" not in taken:
+        msg = f"{source}: no column for the path among {', '.join(header)}. Say which one it is."
+        raise ManifestError(msg)
+    return {field: taken[field] for field in COLUMNS if field in taken}
+
+
+def utterances_of(source: Path, rows: Iterable[tuple[int, Sequence[str]]], name: str) -> Iterator[Utterance]:
+    """Yield the utterances of a table; what repeats is worked out and kept once, so a million rows are quick and small."""
+    lines: dict[str, int] = {}
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for number, values in rows:
+        path, label, speaker, sex, text, session, split, identity, corpus, start, end, duration = values
+        if not path:
+            msg = f"{source}: line {number}: no path."
+            raise ManifestError(msg)
+        if "\\" in path and "/" not in path:
+            path = path.replace("\\", "/")
+        key = (corpus, label, speaker, sex, session, split)
+        facts = known.get(key)
+        if facts is None:
+            facts = known[key] = facts_of(name, *key)
+        corpus, label, native_label, speaker, sex, session, split = facts
+        begin, stop = 0.0, math.inf
+        if start or end:
+            begin = _seconds(source, number, start or "0")
+            if end:
+                stop = _seconds(source, number, end)
+            elif duration:
+                stop = begin + _seconds(source, number, duration)
+            if begin >= stop:
+                msg = f"{source}: line {number}: a segment must end after its start. Got {begin:g} to {stop:g} seconds."
+                raise ManifestError(msg)
+        if not identity:
+            identity = path[: path.rindex(".")] if "." in path[path.rfind("/") + 2 :] else path
+            if start or end:
+                identity = f"{identity}#{start}-{end or duration}"
+        identity = f"{corpus}/{identity}"
+        if lines.setdefault(identity, number) != number:
+            msg = (
+                f"{source}: line {number}: {identity} comes twice, first in line {lines[identity]}. Give each utterance an "
+                "id of its own."
+            )
+            raise ManifestError(msg)
+        yield Utterance(
+            id=identity,
+            path=path,
+            corpus=corpus,
+            speaker=speaker,
+            sex=sex,
+            label=label,
+            native_label=native_label,
+            text=text,
+            session=session,
+            split=split,
+            start=begin,
+            end=stop,
+        )
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Let no garbage collection walk a million new objects, none of them garbage: it is a quarter of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def facts_of(
+    name: str, corpus: str, label: str, speaker: str, sex: str, session: str, split: str
+) -> tuple[str, str, str, str, str, str, str]:
+    """Return corpus, label, native label, speaker, sex, session and split as an utterance has them."""
+    corpus, split = corpus or name, split.strip().lower()
+    if speaker and not speaker.startswith(f"{corpus}:"):
+        speaker = f"{corpus}:{speaker}"
+    return (
+        corpus,
+        harmonise(label) or label.strip().lower(),
+        label.strip(),
+        speaker,
+        SEXES.get(sex.strip().lower(), ""),
+        session,
+        SPLITS.get(split, split),
+    )
+
+
+def _seconds(source: Path, number: int, text: str) -> float:
+    """Read a time as seconds, or as days, hours, minutes and seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        match = _CLOCK.fullmatch(text.strip())
+        if match is None:
+            msg = f"{source}: line {number}: a time in seconds, or as 00:00:01.5. Got {text!r} instead."
+            raise ManifestError(msg) from None
+        days, hours, minutes, rest = (float(part or 0) for part in match.groups())
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    if not 0 <= seconds < math.inf:
+        msg = f"{source}: line {number}: a time from 0 on. Got {text!r} instead."
+        raise ManifestError(msg)
+    return seconds
