@@ -87,7 +87,8 @@ class Recording:
     peak : float
         Largest magnitude over all channels; 1 is full scale.
     num_clipped : int
-        Values, over all channels, at 16-bit full scale or beyond.
+        Values, over all channels, that are the third or later in a row at 16-bit full scale or beyond: one alone may be
+        the peak of a normalised recording, a row of them was cut off.
     """
 
     waveform: npt.NDArray[np.float32]
@@ -170,6 +171,7 @@ def decode(
         resampler = None
         if rate != sample_rate:
             resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+        loud = np.zeros((0, num_channels), bool)  # at full scale: the last two samples and the block
         for block in stream.blocks:
             num_samples += len(block)
             if num_samples > MAX_SECONDS * rate:
@@ -184,8 +186,12 @@ def decode(
                 msg = f"{path}: holds samples that are NaN or infinite. Export it again from its source."
                 raise AudioError(msg)
             peak = max(peak, block_peak)
-            if block_peak >= FULL_SCALE:
-                num_clipped += int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
+            loud = (
+                np.concatenate([loud[-2:], np.abs(block) >= FULL_SCALE])
+                if block_peak >= FULL_SCALE
+                else loud[:0]
+            )
+            num_clipped += int(np.count_nonzero(loud[2:] & loud[1:-1] & loud[:-2]))
             mono = _mix(block, channel)
             low, high = min(low, float(mono.min())), max(high, float(mono.max()))
             pieces.append(resampler.resample_chunk(mono) if resampler else mono)
