@@ -28,8 +28,10 @@ from cache.table import KINDS, TABLES, decode, nouns
 # What one checksum covers, laid out as lines of 64-bit words.
 BLOCK_BYTES = 2**18
 WORDS_PER_LINE = 512
-# Read and checked at once by one thread: small enough to be still in the processor's cache when it is checked.
-SLAB_BYTES = 16 * BLOCK_BYTES
+# Read and checked at once: small enough to be still in the processor's own cache when it is checked, 20 % faster than
+# 4 MiB. Ranges of less than THREADED_BYTES are done before threads have started.
+SLAB_BYTES = 4 * BLOCK_BYTES
+THREADED_BYTES = 2**23
 THREADS = min(4, os.cpu_count() or 1)
 # Since this version every structure of an HDF5 file has a checksum of its own; HDF5 1.10 and later read it.
 LIBRARY_VERSION = ("v110", "v110")
@@ -58,7 +60,7 @@ def checksums(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def _digests(blocks: NDArray[np.uint8]) -> list[bytes]:
     words = blocks.view("<u8").reshape(len(blocks), BLOCK_BYTES // 8 // WORDS_PER_LINE, WORDS_PER_LINE)
     sums = np.concatenate([words.sum(axis=1), words.sum(axis=2)], axis=1).astype("<u8", copy=False)
-    return [hashlib.blake2b(block.tobytes(), digest_size=8).digest() for block in sums]
+    return [hashlib.blake2b(block, digest_size=8).digest() for block in sums]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -176,23 +178,26 @@ class CacheFile:
             return buffer
         raw = self._reopened()
 
-        def fill(here: int) -> None:
-            slab = buffer[here : here + SLAB_BYTES]
-            self._read_into(raw, dataset, slab, extent.offset + begin + here)
-            wanted = expected[here // BLOCK_BYTES : (here + SLAB_BYTES) // BLOCK_BYTES]
-            if not np.array_equal(checksums(slab), wanted):
-                msg = f"{self.path}: {dataset!r} is damaged, its checksum doesn't fit; restore the file or extract again."
-                raise CacheError(msg)
+        def fill(slabs: range) -> None:
+            for here in slabs:
+                slab = buffer[here : here + SLAB_BYTES]
+                self._read_into(raw, dataset, slab, extent.offset + begin + here)
+                wanted = expected[here // BLOCK_BYTES : (here + SLAB_BYTES) // BLOCK_BYTES]
+                if not np.array_equal(checksums(slab), wanted):
+                    msg = (
+                        f"{self.path}: {dataset!r} is damaged, its checksum doesn't fit; "
+                        "restore the file or extract again."
+                    )
+                    raise CacheError(msg)
 
         self._read_into(raw, dataset, expected.view(np.uint8), sums.offset + first * 8)
         slabs = range(0, len(buffer), SLAB_BYTES)
-        if len(slabs) > 2:
-            with ThreadPoolExecutor(THREADS) as pool:
-                for _ in pool.map(fill, slabs):
-                    pass
+        if len(buffer) < THREADED_BYTES:
+            fill(slabs)
         else:
-            for here in slabs:
-                fill(here)
+            with ThreadPoolExecutor(THREADS) as pool:
+                for _ in pool.map(fill, [slabs[thread::THREADS] for thread in range(THREADS)]):
+                    pass
         return buffer[start - begin : stop - begin]
 
     def _read_into(self, raw: FileIO, dataset: str, buffer: NDArray[np.uint8], offset: int) -> None:
