@@ -106,9 +106,13 @@ def listing_of(
     if not utterances:
         msg = f"{source}: no utterance in it."
         raise ManifestError(msg)
-    sought = list(itertools.islice((root / utterance.path for utterance in utterances), NUM_SOUGHT))
+    step = 1 + (len(utterances) - 1) // NUM_SOUGHT
+    sought = [root / utterance.path for utterance in utterances[::step]]
     if not any(path.exists() for path in sought):
-        msg = f"{source}: none of the first {len(sought)} files exists, as {sought[0]}. Give the folder they start from as root."
+        msg = (
+            f"{source}: none of {len(sought)} files that were looked for exists, as {sought[0]}. Give the folder they "
+            "start from as root."
+        )
         raise ManifestError(msg)
     words = Counter(utterance.native_label for utterance in utterances)
     for word, count in words.items():
@@ -265,7 +269,11 @@ def utterances_of(source: Path, rows: Iterable[tuple[int, Sequence[str]]], name:
                 msg = f"{source}: line {number}: a segment must end after its start. Got {begin:g} to {stop:g} seconds."
                 raise ManifestError(msg)
         if not identity:
-            identity = path[: path.rindex(".")] if "." in path[path.rfind("/") + 2 :] else path
+            identity, _, suffix = path.rpartition(".")
+            if (
+                "/" in suffix or not identity or identity[-1] == "/"
+            ):  # no suffix: the dot is a folder's, or leads
+                identity = path
             if start or end:
                 identity = f"{identity}#{start}-{end or duration}"
         identity = f"{corpus}/{identity}"

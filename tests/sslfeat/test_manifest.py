@@ -173,7 +173,7 @@ def test_unknown_labels_are_kept_and_told_with_the_nearest(write):
         ("own.csv", "path,start\na.wav,-1\n", r"line 2: a time from 0 on\. Got '-1'"),
         ("own.csv", "path,start\na.wav,nan\n", r"line 2: a time from 0 on\. Got 'nan'"),
         ("own.csv", "path,start,end\na.wav,2,1\n", r"line 2: a segment must end after its start\. Got 2 to 1 seconds"),
-        ("own.csv", "path,label\nz.wav,sad\n", r"own\.csv: none of the first 1 files exists, as .*z\.wav.*as root"),
+        ("own.csv", "path,label\nz.wav,sad\n", r"own\.csv: none of 1 files that were looked for exists, as .*z\.wav.*as root"),
         ("own.csv", 'path,label\n"a.wav,sad\n', r"own\.csv: no table that can be read \(unexpected end of data\)"),
         ("own.jsonl", '{"path": "a.wav"}\n{"path"', r"own\.jsonl: line 2: no JSON"),
         ("own.jsonl", '["a.wav"]\n', r"own\.jsonl: line 1: a JSON object was expected\. Got a list"),
