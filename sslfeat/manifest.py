@@ -146,7 +146,7 @@ def _open_table(
         if first is None:
             msg = f"{source}: an empty table. Name one utterance in each line."
             raise ManifestError(msg)
-        taken = _take(source, list(first[1]), columns)
+        taken = columns_of(source, list(first[1]), columns)
         names = [taken.get(field, "") for field in COLUMNS]
         return taken, (
             (number, [_text(row.get(column)) if column else "" for column in names])
@@ -157,7 +157,7 @@ def _open_table(
     if header is None:
         msg = f"{source}: an empty table. Name the columns in the first line."
         raise ManifestError(msg)
-    taken = _take(source, header[1], columns)
+    taken = columns_of(source, header[1], columns)
     width = len(header[1])  # and behind the last value an empty one, for fields that no column holds
     places = [header[1].index(taken[field]) if field in taken else width for field in COLUMNS]
     return taken, _picked(source, rows, places, width)
@@ -223,7 +223,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _take(source: Path, header: list[str], columns: Mapping[str, str]) -> dict[str, str]:
+def columns_of(source: Path, header: list[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Return field -> column, those asked for and those guessed; no column serves two fields."""
     for column in columns.values():
         if column not in header:
