@@ -4,6 +4,21 @@ import os
 import secrets
 from pathlib import Path
 
+from cache.schema import CacheError
+
+
+def check_free(cache_path: Path) -> None:
+    """Refuse to replace what is there.
+
+    Raises
+    ------
+    CacheError
+        Where there is a file or folder under that name.
+    """
+    if cache_path.exists():
+        msg = f"{cache_path}: exists already; choose another name or overwrite it."
+        raise CacheError(msg)
+
 
 class DurableFile:
     """A binary file written under a temporary name beside its final one.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.durable import check_free
 from cache.schema import (
     CacheError,
     Duplicate,
@@ -16,7 +17,7 @@ from cache.schema import (
     SpecMismatchError,
     describe_differences,
 )
-from cache.store import CacheFile, NewCache, check_free
+from cache.store import CacheFile, NewCache
 from cache.table import TABLES, columns, decode, encode, record
 
 # Numbers held at once while they are copied: what bounds the memory of a merge of any size.

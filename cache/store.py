@@ -6,7 +6,6 @@ fast as a raw file, needs no lock between threads or processes, and no failing d
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -21,13 +20,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.checksum import BLOCK_BYTES, RunningChecksums, checksums
 from cache.durable import DurableFile
 from cache.schema import FORMAT_NAME, SCHEMA_VERSION, CacheError, Duplicate, Failure, FeatureSpec, Row
 from cache.table import KINDS, TABLES, decode, nouns
 
-# What one checksum covers, laid out as lines of 64-bit words.
-BLOCK_BYTES = 2**18
-WORDS_PER_LINE = 512
 # Read and checked at once: small enough to be still in the processor's own cache when it is checked, 20 % faster than
 # 4 MiB. Ranges of less than THREADED_BYTES are done before threads have started.
 SLAB_BYTES = 4 * BLOCK_BYTES
@@ -35,32 +32,6 @@ THREADED_BYTES = 2**23
 THREADS = min(4, os.cpu_count() or 1)
 # Since this version every structure of an HDF5 file has a checksum of its own; HDF5 1.10 and later read it.
 LIBRARY_VERSION = ("v110", "v110")
-
-
-def checksums(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return one checksum per block of ``BLOCK_BYTES``; an unfinished last block counts as filled up with zeros.
-
-    It is BLAKE2b over the sums of the block's columns and lines, modulo 2**64. A digest of all the bytes would be
-    twenty times as slow as these sums, which a change of one word, or of any two bits, can't leave as they were.
-
-    Returns
-    -------
-    ndarray of shape (blocks,)
-    """
-    num_blocks = len(data) // BLOCK_BYTES
-    whole, rest = data[: num_blocks * BLOCK_BYTES], data[num_blocks * BLOCK_BYTES :]
-    digests = _digests(whole.reshape(num_blocks, BLOCK_BYTES))
-    if rest.size:
-        padded = np.zeros((1, BLOCK_BYTES), np.uint8)
-        padded[0, : rest.size] = rest
-        digests += _digests(padded)
-    return np.frombuffer(b"".join(digests), "<u8")
-
-
-def _digests(blocks: NDArray[np.uint8]) -> list[bytes]:
-    words = blocks.view("<u8").reshape(len(blocks), BLOCK_BYTES // 8 // WORDS_PER_LINE, WORDS_PER_LINE)
-    sums = np.concatenate([words.sum(axis=1), words.sum(axis=2)], axis=1).astype("<u8", copy=False)
-    return [hashlib.blake2b(block, digest_size=8).digest() for block in sums]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -335,32 +306,6 @@ class _Directory:
         return h5py.h5o.open(group, member.encode())
 
 
-@dataclasses.dataclass(slots=True)
-class _Room:
-    """A dataset being filled from its start to its end."""
-
-    extent: Extent
-    filled: int = 0
-    tail: bytes = b""
-    sums: list[NDArray[np.uint64]] = dataclasses.field(default_factory=list)
-
-    def take(self, data: NDArray[np.uint8]) -> None:
-        """Count ``data`` in, and add the checksums of the blocks that it finishes."""
-        self.filled += len(data)
-        missing = BLOCK_BYTES - len(self.tail) if self.tail else 0
-        if self.tail:
-            self.tail += data[:missing].tobytes()
-            data = data[missing:]
-            if len(self.tail) == BLOCK_BYTES or self.filled == self.extent.nbytes:
-                self.sums.append(checksums(np.frombuffer(self.tail, np.uint8)))
-                self.tail = b""
-        whole = len(data) if self.filled == self.extent.nbytes else len(data) // BLOCK_BYTES * BLOCK_BYTES
-        if whole:
-            self.sums.append(checksums(data[:whole]))
-        if whole < len(data):
-            self.tail = data[whole:].tobytes()
-
-
 class NewCache:
     """A cache being written: it gets its final name when the block ends well, and is removed when it doesn't.
 
@@ -386,7 +331,15 @@ class NewCache:
         self.spec = spec
         self._complete = complete
         self._software = dict(software)
-        self._rooms: dict[str, _Room] = {}
+        self._extents: dict[str, Extent] = {}
+        self._sums: dict[str, RunningChecksums] = {}
+        # Space is taken at once and never filled: its place must be known, and every byte of it will be written.
+        self._layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        self._layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        self._layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        self._layout.set_obj_track_times(False)
+        self._links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+        self._links.set_create_intermediate_group(True)
 
     def __enter__(self) -> Self:
         with self._explained():
@@ -419,11 +372,16 @@ class NewCache:
     def create(self, dataset: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Make room for a column, or for a matrix of shape (layers, rows or frames, hidden_size)."""
         stored = h5py.string_dtype("utf-8", dtype.itemsize) if dtype.kind == "S" else dtype.newbyteorder("<")
-        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        made = self._file.create_dataset(dataset, shape, stored, dcpl=layout)
-        self._rooms[dataset] = _Room(Extent(shape, np.dtype(made.dtype.str), made.id.get_offset() or 0))
+        made = h5py.h5d.create(
+            self._file.id,
+            dataset.encode(),
+            h5py.h5t.py_create(stored, logical=True),
+            h5py.h5s.create_simple(shape),
+            self._layout,
+            self._links,
+        )
+        extent = Extent(shape, np.dtype(stored.str), made.get_offset() or 0)
+        self._extents[dataset], self._sums[dataset] = extent, RunningChecksums(extent.nbytes)
 
     def append(self, dataset: str, values: NDArray[Any]) -> None:
         """Write the numbers that come next in a dataset; a matrix is written layer after layer.
@@ -433,11 +391,11 @@ class NewCache:
         CacheError
             Where the disk doesn't take them.
         """
-        room = self._rooms[dataset]
-        data = np.ascontiguousarray(values, room.extent.dtype).reshape(-1).view(np.uint8)
-        self._target.seek(room.extent.offset + room.filled)
+        extent, sums = self._extents[dataset], self._sums[dataset]
+        data = np.ascontiguousarray(values, extent.dtype).reshape(-1).view(np.uint8)
+        self._target.seek(extent.offset + sums.taken)
         self._target.write(data.data)
-        room.take(data)
+        sums.take(data)
         with self._explained():
             self._target.check()
 
@@ -466,11 +424,11 @@ class NewCache:
         self._file.attrs["complete"] = self._complete
 
     def _write_checksums(self) -> None:
-        for dataset, room in list(self._rooms.items()):
-            if room.filled != room.extent.nbytes:
-                msg = f"{self.path}: {dataset!r} was left unfinished: {room.filled} of {room.extent.nbytes} bytes."
+        for dataset, sums in list(self._sums.items()):
+            if sums.taken != sums.nbytes:
+                msg = f"{self.path}: {dataset!r} was left unfinished: {sums.taken} of {sums.nbytes} bytes."
                 raise CacheError(msg)
-            self.write_column(f"checksums/{dataset}", np.concatenate([np.empty(0, np.uint64), *room.sums]))
+            self.write_column(f"checksums/{dataset}", sums.result())
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -481,19 +439,6 @@ class NewCache:
                 f"{self.path}: can't be written: {error.strerror or error}; nothing was left under that name."
             )
             raise CacheError(msg) from error
-
-
-def check_free(cache_path: Path) -> None:
-    """Refuse to replace what is there.
-
-    Raises
-    ------
-    CacheError
-        Where there is a file or folder under that name.
-    """
-    if cache_path.exists():
-        msg = f"{cache_path}: exists already; choose another name or overwrite it."
-        raise CacheError(msg)
 
 
 class _RawFile(FileIO):

@@ -9,8 +9,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.durable import check_free
 from cache.schema import CacheError, Duplicate, Failure, FeatureSpec, Row
-from cache.store import NewCache, check_free
+from cache.store import NewCache
 from cache.table import TABLES, Record, columns, record, table_of
 
 

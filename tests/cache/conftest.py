@@ -2,8 +2,19 @@ import hashlib
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from cache import CacheWriter, FeatureSpec, Row, Utterance
+
+# The same examples on every run, however slow the disk.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_synchronised(monkeypatch):
+    """Spare the disk: a test process can be killed without losing what it wrote, only power cuts lose that."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture

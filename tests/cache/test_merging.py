@@ -78,7 +78,6 @@ statements = st.one_of(
 @settings(
     max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    deadline=None,
 )
 @given(st.lists(st.dictionaries(names, statements), min_size=1, max_size=4))
 def test_the_newest_statement_holds(buffer, write_cache, tmp_path, make_spec, make_row, numbers_of, inputs):
