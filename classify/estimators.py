@@ -15,7 +15,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC, LinearSVC
+from sklearn.svm import SVC
 from sklearn.utils.validation import has_fit_parameter
 
 from classify.feedforward import FeedforwardClassifier
@@ -26,7 +26,7 @@ Factory = Callable[[int], BaseEstimator]
 FACTORIES: dict[str, Factory] = {
     "feedforward": lambda seed: _scaled(FeedforwardClassifier(random_state=seed)),
     "logistic": lambda _seed: _scaled(LogisticRegression(max_iter=1000)),
-    "linear-svm": lambda seed: _scaled(LinearSVC(random_state=seed, max_iter=10_000)),
+    "linear-svm": lambda _seed: _scaled(SVC(kernel="linear")),
     "svm": lambda _seed: _scaled(SVC()),
     "knn": lambda _seed: _scaled(KNeighborsClassifier()),
     # Shrinkage by Ledoit and Wolf (2004): there are often fewer utterances than features.
@@ -34,9 +34,12 @@ FACTORIES: dict[str, Factory] = {
     "qda": lambda _seed: _scaled(QuadraticDiscriminantAnalysis(solver="eigen", shrinkage="auto")),
     "ridge": lambda _seed: _scaled(RidgeClassifier(alpha=100.0)),
     "nearest-centroid": lambda _seed: _scaled(NearestCentroid()),
-    "random-forest": lambda seed: RandomForestClassifier(n_estimators=300, random_state=seed),
-    "extra-trees": lambda seed: ExtraTreesClassifier(n_estimators=300, random_state=seed),
-    "hist-gradient-boosting": lambda seed: HistGradientBoostingClassifier(random_state=seed),
+    "random-forest": lambda seed: RandomForestClassifier(random_state=seed),
+    "extra-trees": lambda seed: ExtraTreesClassifier(random_state=seed),
+    # Embeddings are redundant: a twentieth of the features at each split costs nothing and is 20 times faster.
+    "hist-gradient-boosting": lambda seed: HistGradientBoostingClassifier(
+        max_features=0.05, random_state=seed
+    ),
     "gaussian-nb": lambda _seed: GaussianNB(),
     "majority": lambda _seed: DummyClassifier(strategy="most_frequent"),
 }

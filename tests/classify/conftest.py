@@ -1,11 +1,13 @@
 """A comparison as large as a real one, whose every number follows from its predictions."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cache import CacheWriter, FeatureCache, FeatureSpec, Row, Utterance
 from classify.results import Comparison, Estimate, Folds, Result, Spread
 
 LABELS = ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness")
@@ -208,3 +210,61 @@ def hostile_comparison(small_comparison: Comparison) -> Comparison:
         command=spoil(small.command),
         versions={spoil(name): spoil(version) for name, version in small.versions.items()},
     )
+
+
+@pytest.fixture
+def make_cache(tmp_path):
+    """Write a small cache: six speakers say four sentences in three emotions, which layers 1 and 2 tell apart."""
+
+    def make(
+        name,
+        *,
+        seed=0,
+        corpus="emodb",
+        skip=(),
+        change=None,
+        complete=True,
+        failures=(),
+        duplicates=(),
+        shared=True,
+        spec=None,
+    ):
+        generator = np.random.default_rng(seed)
+        emotions = ("anger", "fear", "joy")
+        # Where emotions are not shared, each speaker has his own way to tell them, which no other's helps to know.
+        direction = generator.normal(size=(1 if shared else 6, 3, 12)).repeat(6 if shared else 1, axis=0)
+        voices = 0.5 * generator.normal(size=(6, 12))
+        facts = {
+            "model_id": "random/tiny-wav2vec2", "revision": "local", "weights_hash": f"{seed:064x}",
+            "architecture": "wav2vec2", "num_hidden_layers": 2, "hidden_size": 12, "layers": (0, 1, 2),
+            "pooling": ("mean", "std"), "normalise": True,
+        }  # fmt: skip
+        path = tmp_path / f"{name}.h5"
+        path.parent.mkdir(exist_ok=True)
+        with CacheWriter(path, FeatureSpec(**(facts | (spec or {}))), complete=complete) as writer:
+            for speaker, text, label in itertools.product(range(6), range(4), range(3)):
+                utterance_id = f"{corpus}/{speaker:02d}t{text}{emotions[label]}"
+                features = (
+                    generator.normal(size=(3, 12)) + np.array([[0], [1], [2]]) * direction[speaker, label]
+                )
+                features = (features + voices[speaker]).astype(np.float32)
+                if utterance_id in skip:
+                    continue
+                columns = {
+                    "id": utterance_id, "path": f"{utterance_id}.wav", "corpus": corpus, "label": emotions[label],
+                    "speaker": f"{corpus}:{speaker:02d}", "sex": ("female", "male")[speaker % 2], "text": f"t{text}",
+                    "audio_hash": f"hash of {utterance_id}",
+                }  # fmt: skip
+                columns |= (change or {}).get(utterance_id, {})
+                audio_hash = columns.pop("audio_hash")
+                row = Row(
+                    utterance=Utterance(**columns), audio_hash=audio_hash, num_samples=16000, num_frames=49
+                )
+                writer.add(row, {"mean": features, "std": features**2})
+            for failure in failures:
+                writer.add_failure(failure)
+            for duplicate in duplicates:
+                writer.add_duplicate(duplicate)
+        return FeatureCache(path)
+
+    return make

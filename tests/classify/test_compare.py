@@ -1,0 +1,181 @@
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
+from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+
+from cache import CacheError
+from classify import FeedforwardClassifier
+from classify.compare import compare
+from classify.estimators import FACTORIES, make_classifier
+from classify.results import Comparison
+
+
+class Spy(ClassifierMixin, BaseEstimator):
+    """Predicts the most frequent training label, and remembers what it was shown."""
+
+    seen: list = []  # noqa: RUF012
+
+    def fit(self, X, y, groups):
+        self.classes_ = np.unique(y)
+        Spy.seen.append((X, np.asarray(groups)))
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), self.classes_[0])
+
+
+class Worrier(Spy):
+    def fit(self, X, y, groups=None):
+        warnings.warn("did not converge\nat all", ConvergenceWarning, stacklevel=1)
+        return super().fit(X, y, groups)
+
+
+def rows_of(comparison):
+    return {result.title: result for result in comparison.results}
+
+
+@pytest.mark.parametrize("classifier", ["logistic", "feedforward", "svm", "majority"])
+def test_predictions_are_those_of_scikit_learns_own_loop(make_cache, monkeypatch, classifier):
+    # Fewer epochs, the same for both sides.
+    monkeypatch.setitem(
+        FACTORIES,
+        "feedforward",
+        lambda seed: FACTORIES["logistic"](seed).set_params(
+            logisticregression=FeedforwardClassifier(max_epochs=5, hidden_layer_sizes=(8,), random_state=seed)
+        ),
+    )
+    cache = make_cache("one")
+    (result,) = compare([cache], classifiers=[classifier], layers=[2], random_state=3).results
+    targets = np.unique(cache.labels, return_inverse=True)[1]
+    predicted = cross_val_predict(
+        make_classifier(classifier, random_state=3),
+        cache.features(2, "mean"),
+        targets,
+        groups=cache.speakers,
+        cv=LeaveOneGroupOut(),
+    )
+    np.testing.assert_array_equal(result.predictions[0], predicted)
+    assert result.accuracy.value == pytest.approx(accuracy_score(targets, predicted))
+    assert result.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(targets, predicted))
+    assert result.f1_macro.value == pytest.approx(f1_score(targets, predicted, average="macro"))
+    assert result.confusion == tuple(map(tuple, confusion_matrix(targets, predicted).tolist()))
+    assert result.recall == pytest.approx(np.diag(result.confusion) / np.sum(result.confusion, axis=1))
+    by_speaker = [
+        (targets[cache.speakers == s], predicted[cache.speakers == s]) for s in sorted(set(cache.speakers))
+    ]
+    assert list(result.speaker_scores.values()) == pytest.approx(
+        [balanced_accuracy_score(*part) for part in by_speaker]
+    )
+    assert result.fold_accuracy.mean == pytest.approx(np.mean([accuracy_score(*part) for part in by_speaker]))
+    women = cache.sexes == "female"
+    assert result.sex_scores["female"] == pytest.approx(
+        balanced_accuracy_score(targets[women], predicted[women])
+    )
+
+
+def test_every_cache_layer_pooling_and_classifier_has_its_row(make_cache):
+    comparison = compare(
+        [make_cache("one"), make_cache("two", seed=1)],
+        classifiers=["majority", "nearest-centroid"],
+        poolings=["mean", "mean+std"],
+        exclude_labels=["fear"],
+        command="sslfeat fit one.h5 two.h5",
+    )
+    assert len(comparison.results) == 2 * 3 * 2 * 2
+    assert "two, layer 1, mean+std, nearest-centroid" in rows_of(comparison)
+    assert comparison.labels == ("anger", "joy")
+    assert comparison.caches["two"]["layers"] == [0, 1, 2]
+    assert comparison.command == "sslfeat fit one.h5 two.h5"
+    assert {"numpy", "python", "scikit-learn", "torch"} <= set(comparison.versions)
+    assert Comparison.from_json(comparison.to_json()) == comparison
+    best = comparison.best
+    assert best.balanced_accuracy.value == max(r.balanced_accuracy.value for r in comparison.results)
+    tested = np.array(comparison.folds[0].tested_in[0])
+    assert [comparison.folds[0].names[i] for i in tested] == list(comparison.speakers)
+
+
+def test_it_learns_what_there_is_to_learn(make_cache):
+    rows = rows_of(compare([make_cache("one")], classifiers=["logistic", "majority"], layers=[0, 2]))
+    scores = {title: row.balanced_accuracy.value for title, row in rows.items()}
+    # Layer 2 of these caches holds the label, layer 0 noise only.
+    assert scores["one, layer 2, mean, logistic"] > 0.8 > 0.55 > scores["one, layer 0, mean, logistic"]
+    assert scores["one, layer 2, mean, majority"] == pytest.approx(1 / 3)
+
+
+def test_nothing_is_learnt_from_the_test_part(make_cache):
+    Spy.seen.clear()
+    cache = make_cache("one")
+    compare([cache], classifiers=[f"{__name__}:Spy"], layers=[1])
+    assert len(Spy.seen) == 6
+    for features, groups in Spy.seen:
+        assert len(set(groups)) == 5
+        np.testing.assert_allclose(features.mean(0), 0, atol=1e-5)  # scaled by the training part alone
+        np.testing.assert_allclose(features.std(0), 1, atol=1e-4)
+
+
+def test_processes_change_nothing(make_cache):
+    cache = make_cache("one")
+    one, two = (
+        compare([cache], classifiers=["logistic", "random-forest"], layers=[2], n_jobs=jobs)
+        for jobs in (1, 2)
+    )
+    assert [row.predictions for row in one.results] == [row.predictions for row in two.results]
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        threaded = compare([cache], classifiers=["logistic"], layers=[2], n_jobs=2)
+    assert threaded.results[0].predictions == one.results[0].predictions
+
+
+def test_warnings_are_kept_and_not_shown(make_cache):
+    (row,) = compare([make_cache("one")], classifiers=[f"{__name__}:Worrier"], layers=[1]).results
+    assert row.warnings == ("ConvergenceWarning: did not converge (6 times)",)
+
+
+def test_progress_counts_rows(make_cache):
+    calls = []
+    compare(
+        [make_cache("one")], classifiers=["majority"], progress=lambda *call: calls.append(call), n_jobs=1
+    )
+    assert [call[:2] for call in calls] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert calls[-1][2].startswith("one, layer ")
+
+
+def test_optimism_is_measured_and_marked(make_cache):
+    cache = make_cache("one", shared=False)
+    comparison = compare([cache], classifiers=["knn"], layers=[2], report_optimism=True)
+    honest, paper = comparison.results
+    assert (honest.optimistic, paper.optimistic) == (False, True)
+    assert [folds.protocol for folds in comparison.folds] == ["leave-one-speaker-out", "paper"]
+    assert comparison.best is honest
+    predictions, tested = np.array(paper.predictions), np.array(comparison.folds_of(paper).tested_in)
+    assert predictions.shape == (5, len(cache))
+    np.testing.assert_array_equal(predictions == -1, tested == -1)
+    assert (tested >= 0).sum() == 5 * -(-len(cache) // 5)
+    gap = 100 * (paper.balanced_accuracy.value - honest.balanced_accuracy.value)
+    assert gap > 10
+    assert f"is {gap:.1f} points higher" in comparison.notes[-1]
+
+
+def test_notes_say_what_a_reader_must_know(make_cache):
+    drop = {f"emodb/00t{text}fear": {"label": "joy"} for text in range(4)}
+    notes = compare([make_cache("one", change=drop)], classifiers=["majority"], layers=[0, 1]).notes
+    assert any(note.startswith("6 speakers are few: the intervals can't be trusted") for note in notes)
+    assert any(note.startswith("1 of 6 folds test some labels only") for note in notes)
+    assert any("best of 2 rows is chosen by the scores shown" in note for note in notes)
+
+
+def test_what_is_not_there_fails_before_any_work(make_cache):
+    cache = make_cache("one")
+    for options, error, message in (
+        ({"layers": [7]}, CacheError, r"one.h5: no layer 7; stored layers are 0, 1, 2"),
+        ({"layers": "best"}, ValueError, "layers must be 'all' or layer numbers. Got 'best'"),
+        ({"poolings": ["max"]}, CacheError, r"one.h5: no pooling 'max'; stored are mean, std"),
+        ({"classifiers": ["magic"]}, ValueError, "classifier must be one of"),
+        ({"protocol": "loso"}, ValueError, "protocol must be one of"),
+    ):
+        with pytest.raises(error, match=message):
+            compare([cache], **({"classifiers": ["majority"]} | options))
