@@ -8,6 +8,7 @@ loop that a user would write instead (soundfile, mean, scipy's polyphase filter)
 
 import argparse
 import json
+import os
 import platform
 import resource
 import tempfile
@@ -31,6 +32,17 @@ FORMATS = (
     ("wav", 48_000, 2, "PCM_24"), ("flac", 48_000, 1, "PCM_16"), ("ogg", 48_000, 1, "VORBIS"),
     ("mp3", 48_000, 1, "MPEG_LAYER_III"),
 )  # fmt: skip
+
+
+def processor() -> str:
+    """Return the processor's name and how many of it there are."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+    return f"{os.cpu_count()} x {name}"
 
 
 def per_processor_second(work: Callable[[], object], repeats: int) -> float:
@@ -119,7 +131,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results = {
-            "machine": f"{platform.machine()} {platform.processor()}".strip(),
+            "machine": processor(),
+            "load": os.getloadavg()[0],
             "soundfile": soundfile.__version__,
             "soxr": soxr.__version__,
             "unit": "seconds of audio per second",

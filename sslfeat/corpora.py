@@ -165,7 +165,7 @@ def audio_files(root: Path) -> list[str]:
     Raises
     ------
     CorpusError
-        Where the folder is missing, is a file or has no audio.
+        Where the folder is missing, is a file or has no audio, or a name is no text, which no id could hold.
     """
     if not root.exists():
         msg = f"{root}: no such folder."
@@ -193,6 +193,10 @@ def audio_files(root: Path) -> list[str]:
     if not paths:
         msg = f"{root}: no audio in it ({', '.join(sorted(AUDIO_SUFFIXES))}). Give the folder that holds the corpus."
         raise CorpusError(msg)
+    for path in paths:
+        if not path.isprintable() and path != path.encode(errors="replace").decode():
+            msg = f"{root}: a file name is no UTF-8 text: {os.fsencode(path)!r}. Rename it."
+            raise CorpusError(msg)
     return sorted(paths)
 
 

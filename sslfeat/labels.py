@@ -1,6 +1,7 @@
 """One vocabulary of emotions for all corpora: lower-case nouns, and the words that mean each of them."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 # Noun -> the words by which corpora call it; the noun itself is always one of them.
@@ -30,6 +31,11 @@ LABELS: Mapping[str, tuple[str, ...]] = {
 _NOUNS = {word: noun for noun, words in LABELS.items() for word in (noun, *words)}
 
 
+def _plain(word: str) -> str:
+    """Return a word without case and edges, its accents as one character each: macOS file names take them apart."""
+    return unicodedata.normalize("NFC", word).strip().lower()
+
+
 def harmonise(word: str) -> str:
     """Return the shared noun for a corpus's own word, or the empty string where none is known.
 
@@ -38,7 +44,7 @@ def harmonise(word: str) -> str:
     >>> harmonise("Wut"), harmonise("surprised"), harmonise("smug")
     ('anger', 'surprise', '')
     """
-    return _NOUNS.get(word.strip().lower(), "")
+    return _NOUNS.get(_plain(word), "")
 
 
 def nearest(word: str) -> str:
@@ -49,7 +55,7 @@ def nearest(word: str) -> str:
     >>> nearest("hapiness"), nearest("angrry"), nearest("xyz")
     ('happiness', 'anger', '')
     """
-    close = difflib.get_close_matches(word.strip().lower(), _NOUNS, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(_plain(word), _NOUNS, n=1, cutoff=0.7)
     return _NOUNS[close[0]] if close else ""
 
 

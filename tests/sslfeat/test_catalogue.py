@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sslfeat import corpora
 from sslfeat.corpora import CORPORA, CorpusError, guess_corpus, read_corpus
@@ -632,3 +634,31 @@ def test_a_label_that_the_corpus_does_not_have_is_unexpected(read):
 def test_guessing_reads_no_table(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "audio_files", lambda root: msp_podcast().paths)
     assert guess_corpus(tmp_path) == "msp-podcast"
+
+
+# --- properties ---
+
+fragments = st.sampled_from(
+    [
+        *"0123456789abcdefgANGWF_-/ ().[]é",
+        *(example.rpartition(".")[0] for entry in CORPORA.values() for example in entry.examples),
+    ]
+)
+
+
+@given(st.lists(fragments, max_size=8).map("".join))
+def test_any_name_is_of_a_corpus_with_all_its_fields_or_not_at_all(name):
+    for entry in CORPORA.values():
+        fields = corpora._match(entry, f"{name}.wav")
+        if fields is not None:
+            assert fields["stem"] == name.rpartition("/")[2]
+            assert entry.annotate or fields["label"] in entry.labels
+            assert entry.annotate or "{" not in entry.name.format(**fields)
+
+
+@given(st.sampled_from(list(CORPORA)), st.sampled_from([".wav", ".WAV", ".flac", ".mp3"]), st.sampled_from(["", "a/", "b (1)/c.d/"]))  # fmt: skip
+def test_an_example_is_read_under_any_suffix_and_below_any_folder(key, suffix, prefix):
+    entry = CORPORA[key]
+    for example in entry.examples:
+        stem = example.rpartition(".")[0]
+        assert corpora._match(entry, f"{prefix}{stem}{suffix}") == corpora._match(entry, example)

@@ -1,4 +1,5 @@
 import itertools
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -340,6 +341,12 @@ def test_a_few_names_that_fit_by_chance_are_no_guess(tmp_path):
     with pytest.raises(CorpusError, match=r"fit emodb in 1 of 3 files only; name one of emodb, "):
         read_corpus(tmp_path)
     assert len(read_corpus(tmp_path, "emodb").utterances) == 1
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).touch()
+    with pytest.raises(CorpusError, match=r"a file name is no UTF-8 text: b'caf\\xe9\.wav'\. Rename it"):
+        read_corpus(tmp_path)
 
 
 # --- folders as users have them ---

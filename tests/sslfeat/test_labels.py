@@ -25,5 +25,9 @@ def test_a_letter_that_is_missing_still_finds_the_noun(noun, data):
     assert nearest(misspelt) == noun
 
 
+def test_accents_taken_apart_are_the_same_word():
+    assert harmonise("De\u0301gou\u0302t") == harmonise("D\u00e9go\u00fbt") == "disgust"
+
+
 def test_unknown_labels_come_once_each():
     assert unknown_labels(["sad", "", "sadd", "sadd", "zzz"]) == {"sadd": "sadness", "zzz": ""}
