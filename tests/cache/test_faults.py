@@ -1,5 +1,6 @@
 """What disks, power cuts and kill signals do to a cache."""
 
+import errno
 import random
 import signal
 import subprocess
@@ -191,3 +192,15 @@ def test_killed_at_any_instant(tmp_path):
 @pytest.mark.slow
 def test_killed_at_many_instants(tmp_path):
     check_kills(tmp_path, 150)
+
+
+def test_a_disk_that_cannot_be_read_is_named(whole, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with FeatureCache(whole) as cache:
+        monkeypatch.setattr("os.preadv", failing)
+        with pytest.raises(
+            CacheError, match=r"whole\.h5: 'features/mean' can't be read: Input/output error\."
+        ):
+            cache.features(0)
