@@ -1,0 +1,107 @@
+"""Decode utterances in threads, ahead of who encodes them, in memory bounded by two windows of audio."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from cache.schema import Utterance
+from sslfeat.audio import AudioError, Recording, decode
+
+# Audio that is decoded together, so that batches find neighbours of their length: 20 minutes are 77 MB.
+_WINDOW_SECONDS = 1200.0
+_WINDOW_UTTERANCES = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """An utterance with its audio, or with the reason why there is none.
+
+    Parameters
+    ----------
+    utterance : Utterance
+    file_size, file_mtime_ns : int
+        As `stamp` returns them.
+    recording : Recording or None
+    reason : str
+        Why there is no recording, without the file's name.
+    """
+
+    utterance: Utterance
+    file_size: int
+    file_mtime_ns: int
+    recording: Recording | None = None
+    reason: str = ""
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return a file's size in bytes and modification time in nanoseconds; zeros where there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def read_windows(
+    utterances: Sequence[Utterance], root: Path, *, sample_rate: int, min_samples: int, jobs: int
+) -> Generator[list[Reading]]:
+    """Yield readings in the order of the utterances, in lists of bounded duration, the next one under way.
+
+    Parameters
+    ----------
+    utterances : sequence of Utterance
+    root : Path
+        What relative paths start from.
+    sample_rate, min_samples : int
+        As `sslfeat.audio.decode` takes them.
+    jobs : int
+        Threads that decode.
+    """
+
+    def read(utterance: Utterance) -> Reading:
+        path = root / utterance.path
+        size, mtime_ns = stamp(path)
+        try:
+            recording = decode(
+                path,
+                sample_rate=sample_rate,
+                start=utterance.start,
+                end=utterance.end,
+                min_samples=min_samples,
+            )
+        except AudioError as error:
+            # A cache is carried to other machines, where this one's folders mean nothing.
+            reason = str(error).removeprefix(f"{path}: ")
+            return Reading(utterance=utterance, file_size=size, file_mtime_ns=mtime_ns, reason=reason)
+        return Reading(utterance=utterance, file_size=size, file_mtime_ns=mtime_ns, recording=recording)
+
+    def windows() -> Iterator[list[Reading]]:
+        waiting: deque[Future[Reading]] = deque()
+        ahead = iter(utterances)
+        window: list[Reading] = []
+        seconds = 0.0
+        while True:
+            while len(waiting) < 4 * jobs and (utterance := next(ahead, None)) is not None:
+                waiting.append(threads.submit(read, utterance))
+            if not waiting:
+                break
+            window.append(waiting.popleft().result())
+            recording = window[-1].recording
+            seconds += len(recording.waveform) / sample_rate if recording else 0.0
+            if seconds >= _WINDOW_SECONDS or len(window) >= _WINDOW_UTTERANCES:
+                yield window
+                window, seconds = [], 0.0
+        if window:
+            yield window
+
+    with (
+        ThreadPoolExecutor(jobs, thread_name_prefix="decode") as threads,
+        ThreadPoolExecutor(1, thread_name_prefix="window") as gatherer,
+    ):
+        made = windows()
+        under_way = gatherer.submit(next, made, None)
+        while (window := under_way.result()) is not None:
+            under_way = gatherer.submit(next, made, None)
+            yield window
