@@ -4,15 +4,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from classify.feedforward import FeedforwardClassifier as FeedforwardClassifier
+    from classify.bundle import Bundle, BundleError
+    from classify.feedforward import FeedforwardClassifier
+    from classify.results import Comparison
 
-# Loaded at first use, so that a name costs only what it needs itself.
-_MODULES = {"FeedforwardClassifier": "classify.feedforward"}
-__all__ = sorted(_MODULES)
+__all__ = ["Bundle", "BundleError", "Comparison", "FeedforwardClassifier"]
+
+# Found when first asked for, so that each name costs only what it needs itself.
+_LAZY = {
+    "Bundle": "classify.bundle",
+    "BundleError": "classify.bundle",
+    "Comparison": "classify.results",
+    "FeedforwardClassifier": "classify.feedforward",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _LAZY:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(_LAZY[name]), name)

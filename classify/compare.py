@@ -167,7 +167,7 @@ def compare(
         caches={name: json.loads(cache.spec.to_json()) for name, cache in named.items()},
         notes=(*selection.notes, *_notes(selection, divided[protocols[0].name][0], protocols[0], results)),
         command=command,
-        versions=_versions(),
+        versions=software_versions(),
         random_state=random_state,
     )
 
@@ -353,7 +353,8 @@ def _key(result: Result) -> tuple[object, ...]:
     return result.cache, result.layers, result.pooling, result.classifier
 
 
-def _versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that change a score, as far as they are installed."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,0 +1,302 @@
+"""A trained classifier together with all that it demands of its input, safe to load from a stranger."""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import skops.io
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from cache.schema import (
+    SELECTION_FIELDS,
+    FeatureSpec,
+    SpecMismatchError,
+    describe_differences,
+)
+from classify.compare import software_versions
+from classify.estimators import fit_arguments, make_classifier
+from classify.results import Result
+from classify.selection import select
+
+if TYPE_CHECKING:
+    from cache import FeatureCache
+
+BUNDLE_FORMAT, BUNDLE_VERSION = "sslfeat-bundle", 1
+# What the menu's classifiers consist of, beyond the types that skops itself trusts.
+TRUSTED_TYPES = frozenset(
+    {
+        "classify.feedforward.FeedforwardClassifier",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.tree._tree.Tree",
+    }
+)
+FACTS_NAME, ESTIMATOR_NAME = "bundle.json", "estimator.skops"
+
+
+class BundleError(ValueError):
+    """A folder that can't be read as a bundle, or that asks for code which is not trusted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A classifier fitted on all utterances of a cache, and what new features must be like.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Takes the embeddings of one layer, shape (n, features), as ``FeatureCache.features`` returns them.
+    spec : FeatureSpec
+        How the features were made that it was fitted on.
+    layer : int
+    pooling : str
+        As ``FeatureCache.features`` takes it.
+    labels : tuple of str
+        The emotions that it tells apart, in the order of its probabilities.
+    classifier : str
+        Its name on the menu.
+    scores : mapping of str to value
+        What a comparison found for it on held-out speakers; empty where there was none.
+    versions : mapping of str to str
+        Versions of the software that fitted it.
+    """
+
+    estimator: BaseEstimator
+    spec: FeatureSpec
+    layer: int
+    pooling: str
+    labels: tuple[str, ...]
+    classifier: str
+    scores: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def fit(
+        cls,
+        cache: "FeatureCache",
+        result: Result,
+        *,
+        exclude_labels: Collection[str] = (),
+        merge_labels: Mapping[str, str] | None = None,
+        random_state: int = 0,
+    ) -> Self:
+        """Fit a row's classifier again, on all utterances of its cache.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+            The row's cache.
+        result : Result
+            A row of a comparison.
+        exclude_labels, merge_labels, random_state
+            As the comparison was given them.
+
+        Raises
+        ------
+        ValueError
+            Where the row uses no single layer, or the cache has no utterances to learn from.
+        """
+        if result.layer is None:
+            msg = f"a bundle needs a row of one layer. Got {result.title}."
+            raise ValueError(msg)
+        selection = select({cache.name: cache}, exclude_labels=exclude_labels, merge_labels=merge_labels)
+        estimator = make_classifier(result.classifier, random_state=random_state)
+        estimator.fit(
+            cache.features(result.layer, result.pooling)[selection.rows[cache.name]],
+            selection.table.labels,
+            **fit_arguments(estimator, selection.table.speakers),
+        )
+        return cls(
+            estimator=estimator,
+            spec=cache.spec,
+            layer=result.layer,
+            pooling=result.pooling,
+            labels=selection.labels,
+            classifier=result.classifier,
+            scores={
+                "protocol": result.protocol,
+                "optimistic": result.optimistic,
+                "accuracy": dataclasses.asdict(result.accuracy),
+                "balanced_accuracy": dataclasses.asdict(result.balanced_accuracy),
+                "f1_macro": dataclasses.asdict(result.f1_macro),
+            },
+            versions=software_versions(),
+        )
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the classifier gives probabilities; margins such as a support vector machine's are none."""
+        return hasattr(self.estimator, "predict_proba")
+
+    def predict(self, features: NDArray[np.floating]) -> NDArray[np.str_]:
+        """Return the label of each row of features, shape (n,)."""
+        return np.asarray(self.estimator.predict(features), dtype=str)
+
+    def predict_proba(self, features: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return probabilities of shape (n, label), in the order of ``labels``.
+
+        Raises
+        ------
+        ValueError
+            Where the classifier has none.
+        """
+        if not self.has_probabilities:
+            msg = (
+                f"probabilities need a classifier that has them. {self.classifier} has none; use its labels."
+            )
+            raise ValueError(msg)
+        probabilities: NDArray[np.floating] = self.estimator.predict_proba(features)
+        return probabilities
+
+    def check_spec(self, spec: FeatureSpec) -> None:
+        """Refuse features that were made otherwise than those that the classifier was fitted on.
+
+        Raises
+        ------
+        SpecMismatchError
+            Naming the fields that differ, or the layer or pooling that is missing.
+        """
+        if differences := self.spec.differences(spec, ignore=SELECTION_FIELDS):
+            described = describe_differences(differences, mine="bundle", theirs="features")
+            msg = f"features must be made as those that the bundle was fitted on. They differ: {described}."
+            raise SpecMismatchError(msg)
+        if self.layer not in spec.layers:
+            msg = f"the bundle needs layer {self.layer}. The features have layers {', '.join(map(str, spec.layers))}."
+            raise SpecMismatchError(msg)
+        if missing := [name for name in self.pooling.split("+") if name not in spec.pooling]:
+            msg = f"the bundle needs pooling {missing[0]!r}. The features have {', '.join(spec.pooling)}."
+            raise SpecMismatchError(msg)
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the bundle as a folder, which is there whole or not at all.
+
+        Parameters
+        ----------
+        directory : str or Path
+        overwrite : bool
+            Whether a bundle of that name is replaced; anything else never is.
+
+        Raises
+        ------
+        BundleError
+            Where the folder exists and ``overwrite`` is not set or it is no bundle, or where it can't be written.
+        """
+        directory = Path(directory)
+        if directory.exists() and not (overwrite and (directory / FACTS_NAME).is_file()):
+            msg = f"{directory}: already exists; choose another name or remove it."
+            raise BundleError(msg)
+        facts = {
+            "format": BUNDLE_FORMAT,
+            "version": BUNDLE_VERSION,
+            "spec": json.loads(self.spec.to_json()),
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "labels": self.labels,
+            "classifier": self.classifier,
+            "scores": self.scores,
+            "versions": self.versions,
+        }
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        except OSError as error:
+            msg = f"{directory}: can't be written ({error.strerror})."
+            raise BundleError(msg) from error
+        try:
+            (beside / FACTS_NAME).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            skops.io.dump(self.estimator, beside / ESTIMATOR_NAME)
+            beside.chmod(0o777 & ~_umask())
+            if directory.exists():
+                directory.rename(beside / "replaced")
+            beside.rename(directory)
+            shutil.rmtree(directory / "replaced", ignore_errors=True)
+        except OSError as error:
+            msg = f"{directory}: can't be written ({error.strerror})."
+            raise BundleError(msg) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    @classmethod
+    def load(cls, directory: str | Path, *, trusted: Collection[str] = ()) -> Self:
+        """Read a bundle; no code that it brings or names is run, except of types that are trusted.
+
+        Parameters
+        ----------
+        directory : str or Path
+        trusted : collection of str
+            Names of types to trust besides those of the menu, as an error names them.
+
+        Raises
+        ------
+        BundleError
+            Where the folder is no bundle, is cut or changed, is of another version, or its classifier is made of
+            types that are not trusted.
+        """
+        directory = Path(directory)
+        facts = _read_facts(directory)
+        path = directory / ESTIMATOR_NAME
+        try:
+            needed = skops.io.get_untrusted_types(file=path)
+        except Exception as error:  # a damaged file fails in too many ways to list
+            msg = f"{path}: the classifier can't be read ({error})."
+            raise BundleError(msg) from error
+        if unknown := sorted(set(needed) - TRUSTED_TYPES - set(trusted)):
+            msg = (
+                f"{path}: the classifier is made of types that are not trusted: {', '.join(unknown)}. "
+                "Name each with trusted= (--trust) if you know where the bundle comes from."
+            )
+            raise BundleError(msg)
+        try:
+            estimator = skops.io.load(path, trusted=needed)
+            bundle = cls(
+                estimator=estimator,
+                spec=FeatureSpec.from_json(json.dumps(facts["spec"])),
+                layer=int(facts["layer"]),
+                pooling=str(facts["pooling"]),
+                labels=tuple(facts["labels"]),
+                classifier=str(facts["classifier"]),
+                scores=facts["scores"],
+                versions=facts["versions"],
+            )
+            agrees = tuple(estimator.classes_) == bundle.labels
+        except Exception as error:
+            msg = f"{directory}: the bundle can't be read ({error}); fit it again or copy it again."
+            raise BundleError(msg) from error
+        if not agrees:
+            msg = f"{directory}: {FACTS_NAME} and {ESTIMATOR_NAME} have different labels; they are not of one bundle."
+            raise BundleError(msg)
+        return bundle
+
+
+def _read_facts(directory: Path) -> dict[str, Any]:
+    path = directory / FACTS_NAME
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        name, version = facts["format"], facts["version"]
+    except OSError as error:
+        msg = f"{directory}: no bundle ({FACTS_NAME}: {error.strerror})."
+        raise BundleError(msg) from error
+    except (ValueError, TypeError, KeyError) as error:
+        msg = f"{path}: no bundle, or damaged ({error!r})."
+        raise BundleError(msg) from error
+    if name != BUNDLE_FORMAT:
+        msg = f"{path}: format {name!r}; a bundle has format {BUNDLE_FORMAT!r}."
+        raise BundleError(msg)
+    if version != BUNDLE_VERSION:
+        msg = f"{path}: written by bundle version {version}; this release reads version {BUNDLE_VERSION}."
+        raise BundleError(msg)
+    return dict(facts)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

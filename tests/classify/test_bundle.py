@@ -1,0 +1,222 @@
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from cache import SpecMismatchError
+from classify.bundle import TRUSTED_TYPES, Bundle, BundleError
+from classify.compare import compare
+from classify.estimators import FACTORIES, make_classifier
+
+
+class Stranger(ClassifierMixin, BaseEstimator):
+    """A type that no one vouches for."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), self.classes_[0])
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.fixture
+def cache(make_cache):
+    return make_cache("emodb")
+
+
+def fit_bundle(cache, classifier="logistic", pooling="mean"):
+    comparison = compare([cache], classifiers=[classifier], layers=[2], poolings=[pooling])
+    return Bundle.fit(cache, comparison.best)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_entry_of_the_menu_is_saved_and_loaded(cache, tmp_path, name):
+    bundle = fit_bundle(cache, name)
+    bundle.save(tmp_path / "bundle")
+    loaded = Bundle.load(tmp_path / "bundle")
+    features = cache.features(2, "mean")
+    np.testing.assert_array_equal(loaded.predict(features), bundle.predict(features))
+    assert (loaded.spec, loaded.layer, loaded.labels) == (cache.spec, 2, ("anger", "fear", "joy"))
+    assert loaded.scores == json.loads(json.dumps(bundle.scores))
+    assert loaded.scores["protocol"] == "leave-one-speaker-out"
+    assert loaded.versions["scikit-learn"]
+    if loaded.has_probabilities:
+        probabilities = loaded.predict_proba(features)
+        np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+        by_probability = np.array(loaded.labels)[probabilities.argmax(1)]
+        assert (by_probability == loaded.predict(features)).mean() > 0.99
+    else:
+        with pytest.raises(
+            ValueError, match=f"probabilities need a classifier that has them. {name} has none"
+        ):
+            loaded.predict_proba(features)
+
+
+@pytest.mark.parametrize("width", [3, 40])
+def test_the_menu_needs_no_type_that_is_not_trusted_and_no_other_is(width):
+    rows = np.random.default_rng(0).normal(size=(60, width)).astype(np.float32)
+    needed = set()
+    for name in FACTORIES:
+        fitted = make_classifier(name).fit(rows, np.array(["anger", "fear", "joy"] * 20))
+        needed |= set(skops.io.get_untrusted_types(data=skops.io.dumps(fitted)))
+    assert needed == TRUSTED_TYPES if width == 3 else needed <= TRUSTED_TYPES
+
+
+def test_it_is_fitted_on_all_utterances(cache):
+    bundle = fit_bundle(cache)
+    expected = make_classifier("logistic").fit(cache.features(2, "mean"), cache.labels)
+    np.testing.assert_array_equal(bundle.estimator[-1].coef_, expected[-1].coef_)
+
+
+def test_labels_are_merged_and_excluded_as_in_the_comparison(cache):
+    chosen = {"merge_labels": {"joy": "happiness"}, "exclude_labels": ["fear"]}
+    best = compare([cache], classifiers=["lda"], layers=[1], **chosen).best
+    assert Bundle.fit(cache, best, **chosen).labels == ("anger", "happiness")
+
+
+def test_a_spec_that_differs_is_refused_by_field(cache, make_cache):
+    bundle = fit_bundle(cache, pooling="mean+std")
+    bundle.check_spec(cache.spec)
+    bundle.check_spec(make_cache("moved", spec={"model_id": "another/name", "revision": "cd34"}).spec)
+    other = make_cache("other", spec={"precision": "bfloat16", "normalise": False}).spec
+    with pytest.raises(
+        SpecMismatchError,
+        match=r"differ: normalise True \(bundle\) vs False \(features\); precision 'float32'",
+    ):
+        bundle.check_spec(other)
+    with pytest.raises(SpecMismatchError, match=r"needs layer 2. The features have layers 0, 1"):
+        bundle.check_spec(json_spec(cache.spec, layers=[0, 1]))
+    with pytest.raises(SpecMismatchError, match=r"needs pooling 'std'. The features have mean"):
+        bundle.check_spec(json_spec(cache.spec, pooling=["mean"]))
+
+
+def json_spec(spec, **changes):
+    return type(spec).from_json(json.dumps(json.loads(spec.to_json()) | changes))
+
+
+def test_a_strangers_type_is_refused_by_name_and_its_code_not_run(cache, tmp_path):
+    bundle = fit_bundle(cache, f"{__name__}:Stranger")
+    bundle.save(tmp_path / "bundle")
+    with pytest.raises(BundleError, match=r"types that are not trusted: .*Stranger. Name each with trusted="):
+        Bundle.load(tmp_path / "bundle")
+    loaded = Bundle.load(tmp_path / "bundle", trusted=[f"{__name__}.Stranger"])
+    assert loaded.predict(cache.features(2)).tolist() == ["anger"] * len(cache)
+
+
+def test_a_planted_payload_is_refused(cache, tmp_path):
+    victim = tmp_path / "victim"
+    bundle = fit_bundle(cache)
+    bundle.estimator.payload_ = Payload(str(victim))
+    bundle.save(tmp_path / "bundle")
+    victim.unlink(missing_ok=True)
+    with pytest.raises(BundleError, match="not trusted"):
+        Bundle.load(tmp_path / "bundle")
+    assert not victim.exists()
+
+
+def test_loading_and_predicting_needs_neither_an_encoder_nor_hdf5(cache, tmp_path):
+    fit_bundle(cache, "feedforward").save(tmp_path / "bundle")
+    np.save(tmp_path / "features.npy", cache.features(2))
+    code = (
+        "import sys, numpy as np\n"
+        "from classify import Bundle\n"
+        "print(*Bundle.load('bundle').predict(np.load('features.npy'))[:3])\n"
+        "sys.exit(', '.join({'h5py', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split()[0] in ("anger", "fear", "joy")
+
+
+def test_saving_never_destroys_what_is_there(cache, tmp_path):
+    bundle = fit_bundle(cache)
+    bundle.save(tmp_path / "deep" / "bundle")
+    with pytest.raises(BundleError, match="bundle: already exists; choose another name or remove it"):
+        bundle.save(tmp_path / "deep" / "bundle")
+    fit_bundle(cache, "lda").save(tmp_path / "deep" / "bundle", overwrite=True)
+    assert Bundle.load(tmp_path / "deep" / "bundle").classifier == "lda"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["bundle"]
+    assert len(list((tmp_path / "deep" / "bundle").iterdir())) == 2
+    (tmp_path / "diary").mkdir()
+    with pytest.raises(BundleError, match="diary: already exists"):
+        bundle.save(tmp_path / "diary", overwrite=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="file/bundle: can't be written"):
+        bundle.save(tmp_path / "file" / "bundle")
+
+
+def test_a_failed_save_leaves_nothing(cache, tmp_path, monkeypatch):
+    bundle = fit_bundle(cache)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(skops.io, "dump", full)
+    with pytest.raises(BundleError, match="bundle: can't be written \\(No space left on device\\)"):
+        bundle.save(tmp_path / "new" / "bundle")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def damage(directory, name, change):
+    path = directory / name
+    path.write_bytes(change(path.read_bytes()))
+
+
+def edit(**changes):
+    return lambda content: json.dumps(json.loads(content) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("bundle.json", lambda content: content[:-20], r"bundle.json: no bundle, or damaged"),
+        ("bundle.json", lambda _: b"[]", r"bundle.json: no bundle, or damaged"),
+        ("bundle.json", edit(format="cookbook"), "format 'cookbook'; a bundle has format 'sslfeat-bundle'"),
+        ("bundle.json", edit(version=99), "written by bundle version 99; this release reads version 1"),
+        ("bundle.json", edit(spec={}), "the bundle can't be read"),
+        ("bundle.json", edit(labels=["a", "b"]), "have different labels; they are not of one bundle"),
+        (
+            "estimator.skops",
+            lambda content: content[: len(content) // 2],
+            r"estimator.skops: the classifier can't be read",
+        ),
+        ("estimator.skops", lambda _: b"", r"estimator.skops: the classifier can't be read"),
+    ],
+)
+def test_a_damaged_bundle_is_refused(cache, tmp_path, name, change, message):
+    fit_bundle(cache).save(tmp_path / "bundle")
+    damage(tmp_path / "bundle", name, change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(tmp_path / "bundle")
+
+
+def test_what_is_no_bundle_is_refused(cache, tmp_path):
+    with pytest.raises(BundleError, match=r"none: no bundle \(bundle.json: No such file"):
+        Bundle.load(tmp_path / "none")
+    fit_bundle(cache).save(tmp_path / "bundle")
+    with zipfile.ZipFile(tmp_path / "bundle" / "estimator.skops", "w") as archive:
+        archive.writestr("schema.json", "{}")
+    with pytest.raises(BundleError, match="the classifier can't be read"):
+        Bundle.load(tmp_path / "bundle")
