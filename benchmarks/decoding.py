@@ -136,9 +136,9 @@ def main() -> None:
             "soundfile": soundfile.__version__,
             "soxr": soxr.__version__,
             "unit": "seconds of audio per second",
+            "manifest": manifest(folder, options.rows),  # first: its memory is counted from the peak so far
             "formats": formats(folder, options.repeats, options.threads),
             "parts of wav 48000 Hz x1": parts(folder, options.repeats),
-            "manifest": manifest(folder, options.rows),
         }
     text = json.dumps(results, indent=2)
     print(text)
