@@ -183,6 +183,13 @@ def scale(folder, rows):
     return results
 
 
+def processor():
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -192,7 +199,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "cache.json")
     options = parser.parse_args()
     results = {
-        "device": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "device": f"{processor()}, {os.cpu_count()} cores, {platform.system()}",
         "load_before": [round(load, 1) for load in os.getloadavg()],
         "versions": {"numpy": np.__version__, "h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version},
         "race": {"utterances": UTTERANCES, "layers": LAYERS, "hidden_size": HIDDEN, "statistics": 2},
