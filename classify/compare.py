@@ -6,21 +6,16 @@ import importlib.metadata
 import itertools
 import json
 import platform
-import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from sklearn.base import clone
-from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from cache.schema import CacheError
-from classify.estimators import fit_arguments, make_classifier
-from classify.feedforward import FeedforwardClassifier, fit_together
+from classify.estimators import GRIDS, make_classifier
+from classify.fitting import Outcome, Task, candidates_of, join_outcomes, run
 from classify.protocols import Fold, Protocol, find_protocol, make_folds
 from classify.results import Comparison, Folds, Result
 from classify.selection import Selection, name_caches, select
@@ -40,35 +35,27 @@ PACKAGES = ("sslfeat", "numpy", "scipy", "scikit-learn", "torch")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What one worker does in one go: one row of the table. It holds the cache's path, not its features."""
+class _Row:
+    """What names a row of the table, and its work; a row that has to choose does so fold by fold."""
 
-    cache: "FeatureCache"
     name: str
-    rows: NDArray[np.intp]
-    layer: int
-    pooling: str
-    classifier: str
+    layer: int | None
+    selection: str
+    tuned: bool
     protocol: Protocol
-    folds: list[Fold]
-    targets: NDArray[np.int64]
-    speakers: NDArray[Any]
-    random_state: int
-    device: str
+    task: Task
+
+    @property
+    def parts(self) -> list[Task]:
+        if len(self.task.candidates) == 1:
+            return [self.task]
+        return [dataclasses.replace(self.task, folds=[fold]) for fold in self.task.folds]
 
     @property
     def title(self) -> str:
-        """The row in words."""
-        return f"{self.name}, layer {self.layer}, {self.pooling}, {self.classifier}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a task found: the predicted label index of each fold's test rows, and how it went."""
-
-    predictions: list[NDArray[np.int64]]
-    seconds: float
-    warnings: tuple[str, ...]
+        return (
+            f"{self.name}, layer {self.selection or self.layer}, {self.task.pooling}, {self.task.classifier}"
+        )
 
 
 def compare(
@@ -78,6 +65,7 @@ def compare(
     layers: str | Sequence[int] = "all",
     poolings: Sequence[str] = ("mean",),
     protocol: str = "leave-one-speaker-out",
+    tune: bool = False,
     report_optimism: bool = False,
     exclude_labels: Collection[str] = (),
     merge_labels: Mapping[str, str] | None = None,
@@ -98,12 +86,14 @@ def compare(
         Compared on the utterances that all of them hold.
     classifiers : sequence of str
         Names for ``classify.estimators.make_classifier``.
-    layers : "all" or sequence of int
-        Of each cache.
+    layers : "all", "best" or sequence of int
+        Rows for all layers of each cache or those given, or one row whose layer is chosen inside each training part.
     poolings : sequence of str
         Stored statistics; ``mean+std`` puts two side by side.
     protocol : str
         Name for ``classify.protocols.find_protocol``.
+    tune : bool
+        Whether each training part chooses among the classifier's small grid of parameters.
     report_optimism : bool
         Whether to run ``paper`` too and note how much higher its scores are.
     exclude_labels : collection of str
@@ -118,7 +108,7 @@ def compare(
     command : str
         The command line, for the record.
     progress : callable, optional
-        Called as ``progress(done, total, description)`` after each row.
+        Called as ``progress(done, total, description)`` after each row, or each fold of a row that has to choose.
 
     Raises
     ------
@@ -133,28 +123,33 @@ def compare(
     protocols = [find_protocol(name) for name in (protocol, *(["paper"] if report_optimism else []))]
     selection = select(named, exclude_labels=exclude_labels, merge_labels=merge_labels)
     divided = {p.name: make_folds(p, selection.table, random_state=random_state) for p in protocols}
-    tasks = [
-        Task(
-            cache=named[name],
+    rows = [
+        _Row(
             name=name,
-            rows=selection.rows[name],
-            layer=layer,
-            pooling=pooling,
-            classifier=classifier,
+            layer=None if layers == "best" else group[0],
+            selection="best" if layers == "best" else "",
+            tuned=tune and classifier in GRIDS,
             protocol=p,
-            folds=divided[p.name][0],
-            targets=selection.targets,
-            speakers=selection.table.speakers,
-            random_state=random_state,
-            device=device,
+            task=Task(
+                cache=named[name],
+                rows=selection.rows[name],
+                pooling=pooling,
+                classifier=classifier,
+                folds=divided[p.name][0],
+                candidates=candidates_of(classifier, group, tune=tune),
+                targets=selection.targets,
+                speakers=selection.table.speakers,
+                random_state=random_state,
+                device=device,
+            ),
         )
         for p in protocols
         for name in named
         for pooling, classifier in itertools.product(poolings, classifiers)
-        for layer in _layers_of(named[name], layers, pooling)
+        for group in _layer_groups(named[name], layers, pooling)
     ]
-    outcomes = _run_all(tasks, n_jobs=n_jobs, progress=progress)
-    results = tuple(_result(task, outcome, selection) for task, outcome in zip(tasks, outcomes, strict=True))
+    outcomes = _run_all(rows, n_jobs=n_jobs, progress=progress)
+    results = tuple(_result(row, outcome, selection) for row, outcome in zip(rows, outcomes, strict=True))
     table = selection.table
     return Comparison(
         labels=selection.labels,
@@ -172,9 +167,10 @@ def compare(
     )
 
 
-def _layers_of(cache: "FeatureCache", layers: str | Sequence[int], pooling: str) -> Sequence[int]:
-    if isinstance(layers, str) and layers != "all":
-        msg = f"layers must be 'all' or layer numbers. Got {layers!r} instead."
+def _layer_groups(cache: "FeatureCache", layers: str | Sequence[int], pooling: str) -> list[tuple[int, ...]]:
+    """Return the layers that each row is about: one each, or all of them in one row that chooses."""
+    if isinstance(layers, str) and layers not in ("all", "best"):
+        msg = f"layers must be 'all', 'best' or layer numbers. Got {layers!r} instead."
         raise ValueError(msg)
     for name in pooling.split("+"):
         if name not in cache.poolings:
@@ -186,75 +182,33 @@ def _layers_of(cache: "FeatureCache", layers: str | Sequence[int], pooling: str)
             stored = ", ".join(map(str, cache.layers))
             msg = f"{cache.path}: no layer {layer}; stored layers are {stored}."
             raise CacheError(msg)
-    return wanted
+    return [tuple(wanted)] if layers == "best" else [(layer,) for layer in wanted]
 
 
-def _run_all(tasks: Sequence[Task], *, n_jobs: int, progress: Progress | None) -> list[Outcome]:
+def _run_all(rows: Sequence[_Row], *, n_jobs: int, progress: Progress | None) -> list[Outcome]:
+    parts = [(i, part) for i, row in enumerate(rows) for part in row.parts]
     outcomes: dict[int, Outcome] = {}
     if progress is not None:
-        progress(0, len(tasks), "")
+        progress(0, len(parts), "")
     pool = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-    for i, outcome in pool(delayed(_run)(i, task) for i, task in enumerate(tasks)):
-        outcomes[i] = outcome
+    for number, outcome in pool(
+        delayed(_run_numbered)(number, part) for number, (_, part) in enumerate(parts)
+    ):
+        outcomes[number] = outcome
         if progress is not None:
-            progress(len(outcomes), len(tasks), tasks[i].title)
-    return [outcomes[i] for i in range(len(tasks))]
+            progress(len(outcomes), len(parts), rows[parts[number][0]].title)
+    return [
+        join_outcomes([outcomes[number] for number, _ in members])
+        for _, members in itertools.groupby(enumerate(parts), key=lambda member: member[1][0])
+    ]
 
 
-def _run(number: int, task: Task) -> tuple[int, Outcome]:
-    started = time.perf_counter()
-    # Matrices of one fold are small, and processes use the cores: threads below would only contend.
-    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        features = task.cache.features(task.layer, task.pooling)[task.rows]
-        predictions = list(_predictions(task, features))
-    messages = collections.Counter(
-        f"{warning.category.__name__}: {str(warning.message).strip().splitlines()[0]}" for warning in caught
-    )
-    return number, Outcome(
-        predictions=predictions,
-        seconds=time.perf_counter() - started,
-        warnings=tuple(f"{message} ({count} times)" for message, count in sorted(messages.items())),
-    )
+def _run_numbered(number: int, task: Task) -> tuple[int, Outcome]:
+    return number, run(task)
 
 
-def _predictions(task: Task, features: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
-    """Yield the predictions of each fold's test rows, in the order of the folds."""
-    estimator = make_classifier(task.classifier, random_state=task.random_state)
-    if isinstance(estimator, Pipeline) and isinstance(estimator[-1], FeedforwardClassifier):
-        yield from _predictions_together(task, features, estimator)
-        return
-    for fold in task.folds:
-        fitted = clone(estimator).fit(
-            features[fold.train],
-            task.targets[fold.train],
-            **fit_arguments(estimator, task.speakers[fold.train]),
-        )
-        yield fitted.predict(features[fold.test])
-
-
-def _predictions_together(
-    task: Task, features: NDArray[np.float32], estimator: Pipeline
-) -> Iterator[NDArray[np.int64]]:
-    """Do as the plain loop does, with the heads of all folds trained as one program."""
-    preparations = [clone(estimator[:-1]) for _ in task.folds]
-    heads = [clone(estimator[-1]).set_params(device=task.device) for _ in task.folds]
-    fit_together(
-        heads,
-        [
-            {
-                "X": preparation.fit_transform(features[fold.train], task.targets[fold.train]),
-                "y": task.targets[fold.train],
-                "groups": task.speakers[fold.train],
-            }
-            for preparation, fold in zip(preparations, task.folds, strict=True)
-        ],
-    )
-    for preparation, head, fold in zip(preparations, heads, task.folds, strict=True):
-        yield head.predict(preparation.transform(features[fold.test]))
-
-
-def _result(task: Task, outcome: Outcome, selection: Selection) -> Result:
+def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
+    task = row.task
     rows = np.concatenate([fold.test for fold in task.folds])
     predicted = np.concatenate(outcome.predictions)
     truth, num_labels = selection.targets[rows], len(selection.labels)
@@ -275,25 +229,30 @@ def _result(task: Task, outcome: Outcome, selection: Selection) -> Result:
     for fold, values in zip(task.folds, outcome.predictions, strict=True):
         table[fold.repetition, fold.test] = values
     return Result(
-        cache=task.name,
+        cache=row.name,
         encoder=task.cache.spec.model_id,
-        layer=task.layer,
+        layer=row.layer,
+        selection=row.selection,
+        tuned=row.tuned,
         pooling=task.pooling,
         classifier=task.classifier,
-        protocol=task.protocol.name,
-        optimistic=task.protocol.optimistic,
+        protocol=row.protocol.name,
+        optimistic=row.protocol.optimistic,
         accuracy=accuracy,
         balanced_accuracy=balanced_accuracy,
         f1_macro=f1_macro,
         fold_accuracy=fold_accuracy,
         fold_balanced_accuracy=fold_balanced_accuracy,
         fold_f1_macro=fold_f1_macro,
-        recall=tuple(float(row[i] / row.sum()) if row.sum() else None for i, row in enumerate(confusion)),
+        recall=tuple(
+            float(counts[i] / counts.sum()) if counts.sum() else None for i, counts in enumerate(confusion)
+        ),
         confusion=tuple(map(tuple, confusion.tolist())),
         speaker_scores=_balanced(speakers, speaker_confusions),
         sex_scores={sex: score for sex, score in _balanced(sexes, sex_confusions).items() if sex},
         seconds=outcome.seconds,
         predictions=tuple(map(tuple, table.tolist())),
+        chosen=tuple(chosen.describe() for chosen in outcome.chosen) if len(task.candidates) > 1 else (),
         warnings=outcome.warnings,
     )
 
@@ -332,6 +291,11 @@ def _notes(
             "recalls there; pooled scores don't."
         )
     honest = [result for result in results if result.protocol == protocol.name]
+    for result in honest:
+        if result.chosen:
+            often = collections.Counter(result.chosen).most_common()
+            stability = "; ".join(f"{choice} in {count} of {len(folds)} folds" for choice, count in often[:3])
+            yield f"{result.title} chose {stability}" + ("; others elsewhere." if len(often) > 3 else ".")
     if len(honest) > 1:
         yield (
             f"The best of {len(honest)} rows is chosen by the scores shown, which flatters it: expect less of it on "

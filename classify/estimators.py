@@ -44,6 +44,26 @@ FACTORIES: dict[str, Factory] = {
     "majority": lambda _seed: DummyClassifier(strategy="most_frequent"),
 }
 
+# Small grids around the defaults, for choosing inside the training part.
+GRIDS: dict[str, dict[str, list[Any]]] = {
+    "feedforward": {
+        "feedforwardclassifier__dropout": [0.0, 0.5],
+        "feedforwardclassifier__max_epochs": [10, 50],
+    },
+    "logistic": {"logisticregression__C": [0.001, 0.01, 0.1, 1.0]},
+    "linear-svm": {"svc__C": [0.0001, 0.001, 0.01, 1.0]},
+    "svm": {"svc__C": [1.0, 10.0], "svc__gamma": ["scale", 0.0001]},
+    "knn": {"kneighborsclassifier__n_neighbors": [1, 5, 15]},
+    "lda": {"lineardiscriminantanalysis__shrinkage": ["auto", 0.5, 0.9]},
+    "qda": {"quadraticdiscriminantanalysis__shrinkage": ["auto", 0.5, 0.9]},
+    "ridge": {"ridgeclassifier__alpha": [1.0, 100.0, 10_000.0]},
+    "nearest-centroid": {"nearestcentroid__shrink_threshold": [None, 0.5, 2.0]},
+    "random-forest": {"max_features": ["sqrt", 0.1]},
+    "extra-trees": {"max_features": ["sqrt", 0.1]},
+    "hist-gradient-boosting": {"learning_rate": [0.05, 0.2]},
+    "gaussian-nb": {"var_smoothing": [1e-9, 0.01, 1.0]},
+}
+
 
 def make_classifier(name: str, *, random_state: int = 0) -> BaseEstimator:
     """Build an untrained classifier from a name of the menu, or from ``module:Class``.

@@ -87,6 +87,8 @@ class Result:
         Time of fitting and predicting all folds; rows that were trained together share theirs equally.
     predictions : tuple of tuple of int, shape (repetition, utterance)
         Index of the predicted label, -1 where the utterance was not tested; aligned with ``Folds.tested_in``.
+    tuned : bool
+        Whether each training part chose the classifier's parameters.
     chosen : tuple of str
         What was selected inside each fold's training part, one sentence per fold; empty where nothing was.
     warnings : tuple of str
@@ -113,6 +115,7 @@ class Result:
     seconds: float
     predictions: tuple[tuple[int, ...], ...]
     selection: str = ""
+    tuned: bool = False
     chosen: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -124,7 +127,8 @@ class Result:
     @property
     def title(self) -> str:
         """The row in words: ``emodb, layer 9, mean, logistic``."""
-        return f"{self.cache}, layer {self.layers}, {self.pooling}, {self.classifier}"
+        tuned = ", tuned" if self.tuned else ""
+        return f"{self.cache}, layer {self.layers}, {self.pooling}, {self.classifier}{tuned}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,14 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+from sklearn.model_selection import LeaveOneGroupOut, ParameterGrid, StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cache import CacheError
 from classify import FeedforwardClassifier
 from classify.compare import compare
-from classify.estimators import FACTORIES, make_classifier
+from classify.estimators import FACTORIES, GRIDS, make_classifier
 from classify.results import Comparison
 
 
@@ -41,14 +43,7 @@ def rows_of(comparison):
 
 @pytest.mark.parametrize("classifier", ["logistic", "feedforward", "svm", "majority"])
 def test_predictions_are_those_of_scikit_learns_own_loop(make_cache, monkeypatch, classifier):
-    # Fewer epochs, the same for both sides.
-    monkeypatch.setitem(
-        FACTORIES,
-        "feedforward",
-        lambda seed: FACTORIES["logistic"](seed).set_params(
-            logisticregression=FeedforwardClassifier(max_epochs=5, hidden_layer_sizes=(8,), random_state=seed)
-        ),
-    )
+    monkeypatch.setitem(FACTORIES, "feedforward", small_head)  # fewer epochs, the same for both sides
     cache = make_cache("one")
     (result,) = compare([cache], classifiers=[classifier], layers=[2], random_state=3).results
     targets = np.unique(cache.labels, return_inverse=True)[1]
@@ -130,6 +125,50 @@ def test_processes_change_nothing(make_cache):
     assert threaded.results[0].predictions == one.results[0].predictions
 
 
+@pytest.mark.parametrize(("layers", "tune"), [("best", False), ([1], True), ("best", True)])
+@pytest.mark.parametrize("classifier", ["ridge", "feedforward"])
+def test_choices_are_made_inside_the_training_part(make_cache, monkeypatch, classifier, layers, tune):
+    monkeypatch.setitem(FACTORIES, "feedforward", small_head)
+    monkeypatch.setitem(GRIDS, "feedforward", {"feedforwardclassifier__dropout": [0.0, 0.6]})
+    cache = make_cache("one")
+    comparison = compare([cache], classifiers=[classifier], layers=layers, tune=tune)
+    (row,) = comparison.results
+    targets = np.unique(cache.labels, return_inverse=True)[1]
+    grid = list(ParameterGrid(GRIDS[classifier])) if tune else [{}]
+    for number, (train, test) in enumerate(LeaveOneGroupOut().split(targets, groups=cache.speakers)):
+        best = -1.0
+        for layer in (0, 1, 2) if layers == "best" else layers:
+            X = cache.features(layer)
+            for (
+                parameters
+            ) in grid:  # the plain way: scikit-learn's own loop, in each fold's training part alone
+                estimator = make_classifier(classifier).set_params(**parameters)
+                predicted = cross_val_predict(
+                    estimator,
+                    X[train],
+                    targets[train],
+                    groups=cache.speakers[train],
+                    cv=StratifiedGroupKFold(3),
+                )
+                score = balanced_accuracy_score(targets[train], predicted)
+                if score > best + 1e-12:
+                    best, words = score, [f"layer {layer}"]
+                    words += [
+                        f"{name.rpartition('__')[2]}={value}" for name, value in sorted(parameters.items())
+                    ]
+                    expected = estimator.fit(X[train], targets[train]).predict(X[test])
+        assert row.chosen[number] == ", ".join(words)
+        np.testing.assert_array_equal(np.array(row.predictions[0])[test], expected)
+    assert (row.tuned, row.layer) == (tune, None if layers == "best" else 1)
+    assert any(note.startswith(f"{row.title} chose layer") for note in comparison.notes)
+
+
+def small_head(seed):
+    return make_pipeline(
+        StandardScaler(), FeedforwardClassifier(max_epochs=5, hidden_layer_sizes=(8,), random_state=seed)
+    )
+
+
 def test_warnings_are_kept_and_not_shown(make_cache):
     (row,) = compare([make_cache("one")], classifiers=[f"{__name__}:Worrier"], layers=[1]).results
     assert row.warnings == ("ConvergenceWarning: did not converge (6 times)",)
@@ -172,7 +211,7 @@ def test_what_is_not_there_fails_before_any_work(make_cache):
     cache = make_cache("one")
     for options, error, message in (
         ({"layers": [7]}, CacheError, r"one.h5: no layer 7; stored layers are 0, 1, 2"),
-        ({"layers": "best"}, ValueError, "layers must be 'all' or layer numbers. Got 'best'"),
+        ({"layers": "last"}, ValueError, "layers must be 'all', 'best' or layer numbers. Got 'last'"),
         ({"poolings": ["max"]}, CacheError, r"one.h5: no pooling 'max'; stored are mean, std"),
         ({"classifiers": ["magic"]}, ValueError, "classifier must be one of"),
         ({"protocol": "loso"}, ValueError, "protocol must be one of"),

@@ -3,10 +3,11 @@ import pytest
 from sklearn.base import is_classifier
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from classify.estimators import FACTORIES, fit_arguments, make_classifier
+from classify.estimators import FACTORIES, GRIDS, fit_arguments, make_classifier
 
 
 def make_pipeline_of_own():
@@ -83,3 +84,12 @@ def test_groups_go_to_the_step_that_takes_them():
     assert fit_arguments(make_classifier("feedforward")[-1], groups) == {"groups": groups}
     assert fit_arguments(make_classifier("logistic"), groups) == {}
     assert fit_arguments(make_classifier("random-forest"), groups) == {}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_grids_are_of_parameters_that_there_are(name):
+    estimator = make_classifier(name)
+    combinations = list(ParameterGrid(GRIDS[name]))
+    assert 2 <= len(combinations) <= 4
+    for parameters in combinations:
+        estimator.set_params(**parameters)

@@ -1,0 +1,220 @@
+"""The work of one row: choose inside each training part, fit, predict the test part."""
+
+import collections
+import dataclasses
+import itertools
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import ParameterGrid, StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from classify.estimators import GRIDS, fit_arguments, make_classifier
+from classify.feedforward import FeedforwardClassifier, fit_together
+from classify.protocols import Fold
+from classify.statistics import count_confusions, score_confusions
+
+if TYPE_CHECKING:
+    from cache import FeatureCache
+
+TOGETHER_BYTES = 2**29  # of features, scaled for each of the heads that are trained together
+INNER_FOLDS = 3  # inside a training part, to choose a layer or parameters
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """A layer, and parameters to set on the classifier, as (name, value) pairs."""
+
+    layer: int
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+    def describe(self) -> str:
+        """Return it in words: ``layer 9, C=0.1``."""
+        return ", ".join(
+            [
+                f"layer {self.layer}",
+                *(f"{name.rpartition('__')[2]}={value}" for name, value in self.parameters),
+            ]
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What one worker does in one go: one row of the table. It holds the cache's path, not its features.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    rows : ndarray of int, shape (utterance,)
+        Places of the comparison's utterances among the cache's rows.
+    pooling, classifier : str
+    folds : sequence of Fold
+    candidates : sequence of Candidate
+        To choose from inside each training part; one only where there is nothing to choose.
+    targets, speakers : ndarray of shape (utterance,)
+    random_state : int
+    device : str
+        Where feed-forward heads are trained.
+    """
+
+    cache: "FeatureCache"
+    rows: NDArray[np.intp]
+    pooling: str
+    classifier: str
+    folds: Sequence[Fold]
+    candidates: Sequence[Candidate]
+    targets: NDArray[np.int64]
+    speakers: NDArray[Any]
+    random_state: int
+    device: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a task found.
+
+    Parameters
+    ----------
+    predictions : list of ndarray of int
+        Predicted label index of each fold's test rows.
+    chosen : list of Candidate
+        The candidate that each fold's training part chose.
+    seconds : float
+    warnings : tuple of str
+        Each distinct one, with how often it came.
+    """
+
+    predictions: list[NDArray[np.int64]]
+    chosen: list[Candidate]
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def candidates_of(classifier: str, layers: Iterable[int], *, tune: bool) -> list[Candidate]:
+    """Return each layer with each combination of the classifier's grid, or with its defaults only."""
+    grid: Iterable[Mapping[str, Any]] = ParameterGrid(GRIDS.get(classifier, {})) if tune else [{}]
+    return [
+        Candidate(layer, tuple(sorted(parameters.items())))
+        for layer, parameters in itertools.product(layers, list(grid))
+    ]
+
+
+def run(task: Task) -> Outcome:
+    """Choose, fit and predict in every fold."""
+    started = time.perf_counter()
+    # Matrices of one fold are small, and processes use the cores: threads below would only contend.
+    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        parts = [(fold.train, fold.test) for fold in task.folds]
+        chosen = choose(task)
+        predictions: dict[int, NDArray[np.int64]] = {}
+        for layer in sorted({candidate.layer for candidate in chosen}):
+            places = [i for i, candidate in enumerate(chosen) if candidate.layer == layer]
+            jobs = [(*parts[i], chosen[i]) for i in places]
+            predictions.update(zip(places, _fit_predict(task, _features(task, layer), jobs), strict=True))
+    messages = collections.Counter(
+        f"{warning.category.__name__}: {str(warning.message).strip().splitlines()[0]}" for warning in caught
+    )
+    return Outcome(
+        predictions=[predictions[i] for i in range(len(parts))],
+        chosen=chosen,
+        seconds=time.perf_counter() - started,
+        warnings=tuple(f"{message} ({count} times)" for message, count in sorted(messages.items())),
+    )
+
+
+def join_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome of a task whose folds were done apart."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    messages = itertools.chain.from_iterable(outcome.warnings for outcome in outcomes)
+    return Outcome(
+        predictions=[part for outcome in outcomes for part in outcome.predictions],
+        chosen=[candidate for outcome in outcomes for candidate in outcome.chosen],
+        seconds=sum(outcome.seconds for outcome in outcomes),
+        warnings=tuple(dict.fromkeys(messages)),
+    )
+
+
+def choose(task: Task) -> list[Candidate]:
+    """Return the candidate that each fold's training part scores highest, in cross-validation over its speakers.
+
+    The score is the balanced accuracy pooled over inner folds; the first of equal candidates is taken. Test parts
+    are not looked at.
+    """
+    if len(task.candidates) == 1:
+        return [task.candidates[0]] * len(task.folds)
+    inner = [list(_inner_parts(task, fold.train)) for fold in task.folds]
+    scores = np.empty((len(task.candidates), len(task.folds)))
+    num_labels = int(task.targets.max()) + 1
+    for layer in sorted({candidate.layer for candidate in task.candidates}):
+        features = _features(task, layer)
+        places = [i for i, candidate in enumerate(task.candidates) if candidate.layer == layer]
+        for fold, parts in enumerate(inner):
+            jobs = [(train, test, task.candidates[i]) for i in places for train, test in parts]
+            predictions = list(_fit_predict(task, features, jobs))
+            truth = task.targets[np.concatenate([test for _, test in parts])]
+            for place, i in enumerate(places):
+                predicted = np.concatenate(predictions[place * len(parts) : (place + 1) * len(parts)])
+                counts = count_confusions(truth, predicted, np.zeros_like(truth), (1, num_labels))
+                scores[i, fold] = score_confusions(counts)[0, 1]
+    return [task.candidates[best] for best in scores.argmax(axis=0)]
+
+
+def _inner_parts(task: Task, train: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    speakers, targets = task.speakers[train], task.targets[train]
+    splits = min(INNER_FOLDS, len(set(speakers)))
+    splitter = StratifiedGroupKFold(splits) if splits > 1 else StratifiedKFold(INNER_FOLDS)
+    for inner_train, inner_test in splitter.split(train, targets, speakers):
+        yield train[inner_train], train[inner_test]
+
+
+def _features(task: Task, layer: int) -> NDArray[np.float32]:
+    return task.cache.features(layer, task.pooling)[task.rows]
+
+
+Job = tuple[NDArray[np.intp], NDArray[np.intp], Candidate]
+
+
+def _fit_predict(
+    task: Task, features: NDArray[np.float32], jobs: Sequence[Job]
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the predictions of each job's test rows, in the order of the jobs."""
+    estimator = make_classifier(task.classifier, random_state=task.random_state)
+    if isinstance(estimator, Pipeline) and isinstance(estimator[-1], FeedforwardClassifier):
+        yield from _fit_predict_together(task, features, jobs, estimator)
+        return
+    for train, test, candidate in jobs:
+        fitted = clone(estimator).set_params(**dict(candidate.parameters))
+        fitted.fit(features[train], task.targets[train], **fit_arguments(estimator, task.speakers[train]))
+        yield fitted.predict(features[test])
+
+
+def _fit_predict_together(
+    task: Task, features: NDArray[np.float32], jobs: Sequence[Job], estimator: BaseEstimator
+) -> Iterator[NDArray[np.int64]]:
+    """Do as the plain loop does, with the heads of many jobs trained as one program."""
+    at_once = max(1, TOGETHER_BYTES // max(features.nbytes, 1))
+    if len(jobs) > at_once:
+        for start in range(0, len(jobs), at_once):
+            yield from _fit_predict_together(task, features, jobs[start : start + at_once], estimator)
+        return
+    pipelines = [clone(estimator).set_params(**dict(candidate.parameters)) for _, _, candidate in jobs]
+    heads = [pipeline[-1].set_params(device=task.device) for pipeline in pipelines]
+    arguments = [
+        {
+            "X": pipeline[:-1].fit_transform(features[train], task.targets[train]),
+            "y": task.targets[train],
+            "groups": task.speakers[train],
+        }
+        for pipeline, (train, _, _) in zip(pipelines, jobs, strict=True)
+    ]
+    fit_together(heads, arguments)
+    for pipeline, (_, test, _) in zip(pipelines, jobs, strict=True):
+        yield pipeline.predict(features[test])
