@@ -22,6 +22,8 @@ from cache.schema import (
 )
 from classify.compare import software_versions
 from classify.estimators import fit_arguments, make_classifier
+from classify.fitting import Task, candidates_of, choose
+from classify.protocols import Fold
 from classify.results import Result
 from classify.selection import select
 
@@ -90,6 +92,9 @@ class Bundle:
     ) -> Self:
         """Fit a row's classifier again, on all utterances of its cache.
 
+        Where the row chose its layer or parameters inside each training part, they are chosen once more, in
+        cross-validation over all speakers.
+
         Parameters
         ----------
         cache : FeatureCache
@@ -102,22 +107,34 @@ class Bundle:
         Raises
         ------
         ValueError
-            Where the row uses no single layer, or the cache has no utterances to learn from.
+            Where the cache has no utterances to learn from.
         """
-        if result.layer is None:
-            msg = f"a bundle needs a row of one layer. Got {result.title}."
-            raise ValueError(msg)
         selection = select({cache.name: cache}, exclude_labels=exclude_labels, merge_labels=merge_labels)
+        rows = np.arange(len(selection.table))
+        layers = cache.layers if result.layer is None else [result.layer]
+        task = Task(
+            cache=cache,
+            rows=selection.rows[cache.name],
+            pooling=result.pooling,
+            classifier=result.classifier,
+            folds=[Fold("all", rows, rows[:0])],
+            candidates=candidates_of(result.classifier, layers, tune=result.tuned),
+            targets=selection.targets,
+            speakers=selection.table.speakers,
+            random_state=random_state,
+            device="cpu",
+        )
+        (chosen,) = choose(task)
         estimator = make_classifier(result.classifier, random_state=random_state)
-        estimator.fit(
-            cache.features(result.layer, result.pooling)[selection.rows[cache.name]],
+        estimator.set_params(**dict(chosen.parameters)).fit(
+            cache.features(chosen.layer, result.pooling)[task.rows],
             selection.table.labels,
             **fit_arguments(estimator, selection.table.speakers),
         )
         return cls(
             estimator=estimator,
             spec=cache.spec,
-            layer=result.layer,
+            layer=chosen.layer,
             pooling=result.pooling,
             labels=selection.labels,
             classifier=result.classifier,

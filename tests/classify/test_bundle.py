@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from cache import SpecMismatchError
 from classify.bundle import TRUSTED_TYPES, Bundle, BundleError
 from classify.compare import compare
-from classify.estimators import FACTORIES, make_classifier
+from classify.estimators import FACTORIES, GRIDS, make_classifier
 
 
 class Stranger(ClassifierMixin, BaseEstimator):
@@ -80,6 +82,23 @@ def test_it_is_fitted_on_all_utterances(cache):
     bundle = fit_bundle(cache)
     expected = make_classifier("logistic").fit(cache.features(2, "mean"), cache.labels)
     np.testing.assert_array_equal(bundle.estimator[-1].coef_, expected[-1].coef_)
+
+
+def test_what_the_row_chose_is_chosen_again_on_all_speakers(cache):
+    best = compare([cache], classifiers=["ridge"], layers="best", tune=True).best
+    bundle = Bundle.fit(cache, best)
+    assert bundle.layer == 2
+    scores = {}
+    for alpha in GRIDS["ridge"]["ridgeclassifier__alpha"]:
+        predicted = cross_val_predict(
+            make_classifier("ridge").set_params(ridgeclassifier__alpha=alpha),
+            cache.features(2),
+            cache.labels,
+            groups=cache.speakers,
+            cv=StratifiedGroupKFold(3),
+        )
+        scores[alpha] = balanced_accuracy_score(cache.labels, predicted)
+    assert bundle.estimator[-1].alpha == max(scores, key=scores.__getitem__)
 
 
 def test_labels_are_merged_and_excluded_as_in_the_comparison(cache):
