@@ -54,9 +54,7 @@ def write_results(comparison: Comparison, results_dir: Path | str, *, overwrite:
         Where it can't be written.
     """
     folder = Path(results_dir)
-    if folder.exists() and not folder.is_dir():
-        msg = f"{folder}: results need a folder. This is a file; choose another name."
-        raise NotADirectoryError(msg)
+    check_results_dir(folder, overwrite=True)
     texts = {name: render(comparison) for name, render in RENDERERS.items()}
     if not overwrite:
         _refuse_another_run(folder, texts[RESULTS])
@@ -75,6 +73,25 @@ def write_results(comparison: Comparison, results_dir: Path | str, *, overwrite:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
     return list(partial)
+
+
+def check_results_dir(results_dir: Path | str, *, overwrite: bool = False) -> None:
+    """Raise where results can't be written into a folder, before the work of making them.
+
+    Raises
+    ------
+    NotADirectoryError
+        Where ``results_dir`` is a file.
+    FileExistsError
+        Where it holds results, and ``overwrite`` is false.
+    """
+    folder = Path(results_dir)
+    if folder.exists() and not folder.is_dir():
+        msg = f"{folder}: results need a folder. This is a file; choose another name."
+        raise NotADirectoryError(msg)
+    if (folder / RESULTS).exists() and not overwrite:
+        msg = f"{folder}: already holds results. Choose another folder, or allow overwriting to replace them."
+        raise FileExistsError(msg)
 
 
 def _refuse_another_run(folder: Path, text: str) -> None:

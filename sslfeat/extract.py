@@ -268,7 +268,7 @@ class _Run:
             if original == utterance.id:
                 usable.append((read, read.recording))
             else:
-                self._repeat(read, original, label)
+                self._repeat(read, audio_hash, original, label)
         lengths = [len(recording.waveform) for _, recording in usable]
         batches = make_batches(
             lengths, max_padded_samples=self.max_padded_samples, equal_lengths=not self.encoder.pads
@@ -331,7 +331,7 @@ class _Run:
             self._part.add_failure(failure)
             self._num_statements += 1
 
-    def _repeat(self, read: Reading, original: str, original_label: str) -> None:
+    def _repeat(self, read: Reading, audio_hash: str, original: str, original_label: str) -> None:
         self.num_done += 1
         duplicate = Duplicate(
             id=read.utterance.id,
@@ -339,6 +339,7 @@ class _Run:
             original_id=original,
             label=read.utterance.label,
             original_label=original_label,
+            audio_hash=audio_hash,
             file_size=read.file_size,
             file_mtime_ns=read.file_mtime_ns,
         )

@@ -1,0 +1,473 @@
+"""The command line: parses, calls, prints. Everything heavy is imported inside the commands."""
+
+# Each option is one line of a table; the formatter would make seven of it.
+# fmt: off
+
+import contextlib
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from classify import Bundle
+    from sslfeat.corpora import CorpusListing
+
+PARTIAL_SUCCESS = 3
+INTERRUPTED = 130
+
+# Spelt out here because --help must not wait for the packages that know them; a test holds them together.
+POOLINGS = ("mean", "std", "max", "min")
+CLASSIFIERS = (
+    "feedforward, logistic, linear-svm, svm, knn, lda, qda, ridge, nearest-centroid, random-forest, extra-trees, "
+    "hist-gradient-boosting, gaussian-nb, majority"
+)
+PROTOCOLS = (
+    "leave-one-speaker-out, speaker-5-fold (any number), leave-one-session-out, leave-one-text-out, "
+    "speaker-and-text-disjoint, predefined, emobox, paper"
+)
+
+
+class _Group(click.Group):
+    """Turns errors into one sentence and an exit status; ``--debug`` shows where they came from."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo("interrupted; what was committed is kept, and the same command goes on from there.", err=True)
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            # The project's own errors are ValueErrors and OSErrors whose text is the whole story.
+            expected = isinstance(error, (ValueError, OSError, MemoryError))
+            text = str(error) if expected and str(error) else f"unexpected {type(error).__name__}: {error}"
+            notes = " ".join(getattr(error, "__notes__", []))
+            raise click.ClickException(f"{text} {notes}".strip()) from error
+
+
+@click.group(cls=_Group, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="sslfeat")
+def main(debug: bool) -> None:
+    """Speech emotion recognition on self-supervised encoders.
+
+    \b
+    sslfeat extract CORPUS_DIR -o CACHE.h5     per-layer embeddings, once
+    sslfeat fit CACHE.h5 -o RESULTS_DIR        classifiers compared on unheard speakers
+    sslfeat predict RESULTS_DIR/bundle AUDIO   the best one on new audio
+    """
+
+
+def _parse_layers(_context: click.Context, _option: click.Parameter, text: str) -> list[int] | None:
+    """Read ``all``, ``0-12`` or ``6,9``; None means all."""
+    if text == "all":
+        return None
+    layers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            msg = f"layers are all, a range as 0-12, or a list as 6,9. Got {text!r} instead."
+            raise click.BadParameter(msg)
+        layers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return layers
+
+
+def _parse_poolings(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
+    poolings = [part.strip() for part in text.split(",")]
+    if unknown := [name for name in poolings if name not in POOLINGS]:
+        msg = f"pooling is out of {', '.join(POOLINGS)}, joined by commas. Got {unknown[0]!r} instead."
+        raise click.BadParameter(msg)
+    return poolings
+
+
+def _parse_pairs(_context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
+    """Read ``old=new`` options."""
+    parsed = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new):
+            msg = f"{option.opts[0]} takes pairs as excited=happiness. Got {pair!r} instead."
+            raise click.BadParameter(msg)
+        parsed[old] = new
+    return parsed
+
+
+def _corpus_options(command: Any) -> Any:
+    """Add the ways to say what is spoken in which file."""
+    options = [
+        click.argument("corpus_dir", required=False, type=click.Path(path_type=Path)),
+        click.option("--corpus", help="Naming scheme of the folder, as emodb; guessed where that is unambiguous. See `sslfeat corpora`."),
+        click.option("--manifest", type=click.Path(path_type=Path), help="Table of your own (CSV, TSV, JSONL) instead of a known corpus."),
+        click.option("--root", type=click.Path(path_type=Path), help="Folder that the manifest's paths start from; its own by default."),
+        click.option("--column", "columns", multiple=True, callback=_parse_pairs, metavar="FIELD=NAME", help="Column of the manifest that a field is in, as label=emo; guessed where not given."),
+        click.option("--pattern", help="How your own files are named, as '{speaker}_{text}_{label}.wav'."),
+        click.option("--labels-from-folders", is_flag=True, help="Each subfolder's name is its files' label."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _list_corpus(
+    corpus_dir: Path | None,
+    corpus: str | None,
+    manifest: Path | None,
+    root: Path | None,
+    columns: dict[str, str],
+    pattern: str | None,
+    labels_from_folders: bool,
+) -> "CorpusListing":
+    from sslfeat import corpora, folders
+    from sslfeat.manifest import read_manifest
+    from sslfeat.terminal import tell
+
+    ways = [name for name, given in (("--manifest", manifest), ("--pattern", pattern), ("--labels-from-folders", labels_from_folders)) if given]
+    if len(ways) > 1:
+        msg = f"{' and '.join(ways)} can't be combined; choose one."
+        raise click.UsageError(msg)
+    if manifest is not None:
+        listing = read_manifest(manifest, root=root or corpus_dir, columns=columns, corpus=corpus or "")
+    elif corpus_dir is None:
+        msg = "a corpus folder or --manifest is needed; `sslfeat extract --help` shows how."
+        raise click.UsageError(msg)
+    elif pattern:
+        listing = folders.read_pattern(corpus_dir, pattern, corpus=corpus or "")
+    elif labels_from_folders:
+        listing = folders.read_labelled_folders(corpus_dir, corpus=corpus or "")
+    else:
+        listing = corpora.read_corpus(corpus_dir, corpus)
+    speakers = len({utterance.speaker for utterance in listing.utterances} - {""})
+    labels = len({utterance.label for utterance in listing.utterances} - {""})
+    how = f" (guessed from the names; say --corpus {listing.name} to be sure)" if listing.guessed else ""
+    tell(f"{listing.root}: {listing.name}{how}, {len(listing.utterances)} utterances, {speakers} speakers, {labels} labels.")
+    for note in listing.notes:
+        tell(f"note: {note}")
+    return listing
+
+
+@main.command()
+@_corpus_options
+@click.option("-o", "--output", "cache_path", required=True, type=click.Path(path_type=Path), help="The cache to write, as emodb.h5; the same command again goes on where it ended.")
+@click.option("--model", "model_id", default="embedded", help="Hub id (facebook/wav2vec2-base), a directory that save_pretrained wrote, or the small encoder in the package.")
+@click.option("--revision", help="Branch, tag or commit of a hub model; the commit is recorded.")
+@click.option("--layers", default="all", callback=_parse_layers, help="all, 0-12, or 6,9. 0 is the input of the first block, k the output of block k.")
+@click.option("--pooling", default="mean,std", callback=_parse_poolings, help="Statistics over frames, side by side: mean, std, max, min.")
+@click.option("--frames", is_flag=True, help="Keep the frame embeddings too (50 per second and layer).")
+@click.option("--precision", default="float32", type=click.Choice(["float32", "bfloat16", "float16"]), help="Arithmetic of the encoder; float32 is exact.")
+@click.option("--dtype", default="float32", type=click.Choice(["float32", "float16"]), help="Type of the stored numbers.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
+@click.option("--batch-seconds", type=click.FloatRange(min=0, min_open=True), help="Audio encoded at once, padding counted; changes no number. [default: 12 on a CPU, 320 on a GPU]", show_default=False)
+@click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
+@click.option("--overwrite", is_flag=True, help="Throw away what is there under that name and start again.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[int] | None, pooling: list[str], frames: bool, precision: str, dtype: str, device: str, batch_seconds: float | None, jobs: int, overwrite: bool, quiet: bool, **corpus_options: Any) -> None:
+    """Embed a corpus: every layer of every utterance, pooled over time, in one file.
+
+    \b
+    sslfeat extract emodb/wav -o emodb.h5
+    sslfeat extract emodb/wav -o emodb-w2v2.h5 --model facebook/wav2vec2-base --device cuda
+    sslfeat extract calls/ -o calls.h5 --pattern '{speaker}_{label}_*.wav'
+
+    Exit status 3 says that all went well but for some utterances whose audio can't be used.
+    """
+    from sslfeat.parts import check_target
+
+    listing = _list_corpus(**corpus_options)
+    check_target(cache_path)
+    from sslfeat.encoder import Encoder
+    from sslfeat.extract import Progress
+    from sslfeat.extract import extract as run
+    from sslfeat.terminal import show_progress, tell, tell_extraction
+
+    encoder = Encoder.load(model_id, revision=revision, device=device, precision=precision)
+    default = ", the small encoder in the package; --model names another" if model_id == "embedded" else ""
+    tell(f"encoder {encoder.model_id}{default}: {encoder.num_hidden_layers} blocks of {encoder.hidden_size}, {precision} on {encoder.device}.")
+    with show_progress("utterances", quiet=quiet) as show:
+
+        def on_progress(progress: Progress) -> None:
+            rate = progress.audio_seconds / max(progress.wall_seconds, 1e-9)
+            show(progress.done, progress.total, f"{rate:.0f} s of audio per second, {progress.num_failures} failed")
+
+        done = run(
+            listing.utterances,
+            cache_path,
+            root=listing.root,
+            encoder=encoder,
+            spec=encoder.spec(layers=layers, pooling=pooling, frames=frames, dtype=dtype),
+            batch_seconds=batch_seconds,
+            jobs=jobs,
+            overwrite=overwrite,
+            progress=on_progress,
+        )
+    tell_extraction(done)
+    click.echo(cache_path)
+    if done.failures:
+        sys.exit(PARTIAL_SUCCESS)
+
+
+@main.command()
+@click.argument("cache_path", metavar="CACHE.h5", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def info(cache_path: Path, as_json: bool) -> None:
+    """Show what a cache holds and what made its numbers."""
+    from cache import FeatureCache
+
+    with FeatureCache(cache_path) as cache:
+        summary = cache.summary()
+    if as_json:
+        click.echo(json.dumps(summary, indent=1))
+        return
+    from rich.console import Console
+
+    from sslfeat.terminal import describe_cache
+
+    for table in describe_cache(summary):
+        Console().print(table)
+
+
+@main.command()
+@click.argument("out_path", metavar="OUT.h5", type=click.Path(path_type=Path))
+@click.argument("cache_paths", metavar="IN.h5...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace OUT.h5 where it is there.")
+def merge(out_path: Path, cache_paths: tuple[Path, ...], overwrite: bool) -> None:
+    """Join caches made by one encoder under one spec; a later one wins where two know an utterance."""
+    from cache import merge as join
+
+    join(out_path, cache_paths, overwrite=overwrite)
+    click.echo(out_path)
+
+
+@main.command()
+@click.argument("cache_paths", metavar="CACHE.h5...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", "results_dir", required=True, type=click.Path(path_type=Path), help="Folder for results.json, results.csv, predictions.csv, report.html and the bundle.")
+@click.option("--classifier", "classifiers", multiple=True, default=("logistic", "feedforward"), help=f"Repeatable: {CLASSIFIERS}, or module:Class of any scikit-learn classifier.")
+@click.option("--layer", "layers", multiple=True, default=("all",), help="Repeatable: all, or a layer's number.")
+@click.option("--pooling", "poolings", multiple=True, default=("mean",), help="Repeatable: mean, std, or mean+std side by side.")
+@click.option("--protocol", default="leave-one-speaker-out", help=f"Who is tested on: {PROTOCOLS} (optimistic). docs/protocols.md says what each may claim.")
+@click.option("--report-optimism", is_flag=True, help="Run the paper's protocol beside the chosen one and print the gap.")
+@click.option("--exclude-label", "exclude_labels", multiple=True, help="Repeatable: leave a label out.")
+@click.option("--merge-labels", multiple=True, callback=_parse_pairs, metavar="OLD=NEW", help="Repeatable: as excited=happiness.")
+@click.option("--jobs", default=-1, help="Processes; -1 is all cores.")
+@click.option("--seed", default=0, help="Random state of whatever is random.")
+@click.option("--device", default="cpu", help="Where feed-forward heads are trained: cpu, cuda or cuda:1.")
+@click.option("--overwrite", is_flag=True, help="Replace the results of another run in that folder.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str, ...], layers: tuple[str, ...], poolings: tuple[str, ...], protocol: str, report_optimism: bool, exclude_labels: tuple[str, ...], merge_labels: dict[str, str], jobs: int, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
+    """Compare encoders, layers and classifiers on speakers they have not heard.
+
+    \b
+    sslfeat fit emodb.h5 -o results
+    sslfeat fit wav2vec2.h5 hubert.h5 -o results --classifier svm --layer 6 --layer 9
+    sslfeat fit emodb.h5 -o results --report-optimism
+
+    Everything learnt, scaling too, is learnt inside the folds. The best row is fitted again on all utterances
+    and kept as RESULTS_DIR/bundle.
+    """
+    from cache import FeatureCache
+    from classify import Bundle
+    from classify.compare import compare
+    from classify.report import check_results_dir, write_results
+    from classify.selection import name_caches
+    from classify.tables import caution, headline, render_plain, render_table
+    from sslfeat.terminal import show_progress, tell
+
+    if wrong := [layer for layer in layers if layer != "all" and not layer.isdigit()]:
+        msg = f"--layer takes all or a layer's number. Got {wrong[0]!r} instead."
+        raise click.UsageError(msg)
+    check_results_dir(results_dir, overwrite=overwrite)
+    caches = [FeatureCache(path) for path in cache_paths]
+    with show_progress("rows", quiet=quiet) as show:
+        comparison = compare(
+            caches,
+            classifiers=classifiers,
+            layers="all" if "all" in layers else [int(layer) for layer in layers],
+            poolings=poolings,
+            protocol=protocol,
+            report_optimism=report_optimism,
+            exclude_labels=exclude_labels,
+            merge_labels=merge_labels,
+            n_jobs=jobs,
+            random_state=seed,
+            device=device,
+            command=shlex.join(["sslfeat", *sys.argv[1:]]),
+            progress=show,
+        )
+    best = comparison.best
+    with contextlib.ExitStack() as stack:
+        bundle: Bundle | None = None
+        if best.layer is not None:
+            stack.enter_context(_warnings_as_lines())
+            options: dict[str, Any] = {"exclude_labels": exclude_labels, "merge_labels": merge_labels}
+            bundle = Bundle.fit(name_caches(caches)[best.cache], best, random_state=seed, **options)
+    written = write_results(comparison, results_dir, overwrite=overwrite)
+    if bundle is not None:
+        bundle.save(results_dir / "bundle", overwrite=True)
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(render_table(comparison))
+    else:
+        click.echo(render_plain(comparison), nl=False)
+    for sentence in (headline(comparison), caution(comparison), *comparison.notes):
+        tell(sentence)
+    kept = f"; {best.title}, fitted again on all utterances: {results_dir / 'bundle'}" if bundle else ""
+    tell(f"{', '.join(path.name for path in written)} in {results_dir}{kept}")
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show each distinct warning once, as a line."""
+    import warnings
+
+    from sslfeat.terminal import tell
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        yield
+    for text in dict.fromkeys(str(one.message).splitlines()[0] for one in caught):
+        tell(f"warning: {text}")
+
+
+@main.command()
+@click.argument("results_dirs", metavar="RESULTS_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", "out_dir", type=click.Path(path_type=Path), help="Folder for the redrawn report; needed to join several. [default: the results' own]", show_default=False)
+@click.option("--overwrite", is_flag=True, help="Replace other results in that folder.")
+def report(results_dirs: tuple[Path, ...], out_dir: Path | None, overwrite: bool) -> None:
+    """Redraw the report of a comparison, or join several comparisons of the same utterances into one."""
+    from classify.report import join, read_results, write_results
+
+    if out_dir is None and len(results_dirs) > 1:
+        msg = "joining several results needs -o, the folder for the joint report."
+        raise click.UsageError(msg)
+    joined = join([read_results(directory) for directory in results_dirs])
+    written = write_results(joined, out_dir or results_dirs[0], overwrite=overwrite or out_dir is None)
+    click.echo(next(path for path in written if path.name == "report.html"))
+
+
+@main.command()
+@click.argument("bundle_dir", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.argument("audio", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--cache", "cache_path", type=click.Path(path_type=Path), help="Read features from a cache instead of audio.")
+@click.option("--model", "model_id", help="The bundle's encoder, where it was a local directory.")
+@click.option("--format", "form", default="table", type=click.Choice(["table", "csv", "json"]), help="How to print.")
+@click.option("--trust", multiple=True, help="Repeatable: a type in the bundle to trust, as its error names it.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
+@click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def predict(bundle_dir: Path, audio: tuple[Path, ...], cache_path: Path | None, model_id: str | None, form: str, trust: tuple[str, ...], device: str, jobs: int, quiet: bool) -> None:
+    """Predict the emotion of audio files, or of all files in folders.
+
+    \b
+    sslfeat predict results/bundle call.wav more/
+    sslfeat predict results/bundle recordings/ --format csv > emotions.csv
+    """
+    if bool(audio) == (cache_path is not None):
+        msg = "give audio files or folders, or --cache: one of the two."
+        raise click.UsageError(msg)
+    from classify import Bundle
+    from sslfeat.terminal import print_predictions, tell_some
+
+    bundle = Bundle.load(bundle_dir, trusted=trust)
+    failures: list[str] = []
+    if cache_path is not None:
+        from cache import FeatureCache
+
+        with FeatureCache(cache_path) as cache:
+            bundle.check_spec(cache.spec)
+            names, features = cache.utterance_ids.tolist(), cache.features(bundle.layer, bundle.pooling)
+    else:
+        names, features, failures = _embed_files(bundle, audio, model_id, device, jobs, quiet)
+    if names:
+        shares = bundle.predict_proba(features) if bundle.has_probabilities else None
+        labels = bundle.predict(features).tolist()
+        print_predictions(names, labels, {} if shares is None else dict(zip(bundle.labels, shares.T.tolist(), strict=True)), form)
+    tell_some("failed:", failures)
+    if failures:
+        sys.exit(PARTIAL_SUCCESS)
+
+
+def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, device: str, jobs: int, quiet: bool) -> tuple[list[str], Any, list[str]]:
+    """Return names, features and failures of audio files, made as the bundle demands."""
+    import numpy as np
+
+    from sslfeat.corpora import audio_files
+
+    # What is missing shows before the encoder is loaded.
+    paths = [path / name for path in audio if path.is_dir() for name in audio_files(path)]
+    paths += [path for path in audio if not path.is_dir()]
+    wanted = bundle.spec
+    if model_id is None and wanted.revision == "local" and wanted.model_id != "embedded":
+        msg = f"the bundle's encoder, {wanted.model_id}, was a local directory; name it with --model."
+        raise click.UsageError(msg)
+    from sslfeat.embedder import embed_files
+    from sslfeat.encoder import Encoder
+    from sslfeat.terminal import show_progress
+
+    revision = wanted.revision if model_id is None and wanted.revision != "local" else None
+    encoder = Encoder.load(model_id or wanted.model_id, revision=revision, device=device, precision=wanted.precision)
+    poolings = bundle.pooling.split("+")
+    spec = encoder.spec(layers=[bundle.layer], pooling=poolings, dtype=wanted.dtype)
+    bundle.check_spec(spec)
+    names: list[str] = []
+    blocks: list[Any] = []
+    failures: list[str] = []
+    with show_progress("files", quiet=quiet) as show:
+        for readings, embeddings in embed_files(encoder, spec, paths, jobs=jobs):
+            names += [reading.utterance.path for reading in readings if reading.recording]
+            failures += [f"{reading.utterance.path}: {reading.reason}" for reading in readings if not reading.recording]
+            blocks.append(np.concatenate([embeddings[name][:, 0] for name in poolings], axis=1))
+            show(len(names) + len(failures), len(paths), f"{len(failures)} failed")
+    return names, np.concatenate(blocks), failures
+
+
+@main.command()
+@_corpus_options
+@click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def check(jobs: int, quiet: bool, **corpus_options: Any) -> None:
+    """Read a corpus without embedding it, and tell what is off.
+
+    Counts against the published ones, missing and unexpected names, audio that can't be used, duplicates.
+    Exit status 3 says that something is off.
+    """
+    listing = _list_corpus(**corpus_options)
+    from rich.console import Console
+
+    from sslfeat.check import check as run
+    from sslfeat.terminal import describe_check, show_progress
+
+    total = len(listing.utterances)
+    with show_progress("files", quiet=quiet) as show:
+        found = run(listing, jobs=jobs, progress=lambda done: show(done, total, ""))
+    for table in describe_check(found):
+        Console().print(table)
+    if found.is_off:
+        sys.exit(PARTIAL_SUCCESS)
+
+
+@main.command()
+@click.argument("name", required=False)
+def corpora(name: str | None) -> None:
+    """List the corpora whose naming is known, or show one in full."""
+    from rich.console import Console
+
+    from sslfeat.corpora import CORPORA
+    from sslfeat.terminal import describe_corpora, describe_corpus
+
+    if name is not None and name not in CORPORA:
+        msg = f"no corpus {name!r}; known are {', '.join(CORPORA)}."
+        raise click.UsageError(msg)
+    Console().print(describe_corpora(CORPORA.values()) if name is None else describe_corpus(CORPORA[name]))
+
+
+if __name__ == "__main__":
+    main()
