@@ -14,6 +14,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from cache.schema import CacheError
+from classify.differences import describe_differences, find_differences
 from classify.estimators import GRIDS, make_classifier
 from classify.fitting import Outcome, Task, candidates_of, join_outcomes, run
 from classify.protocols import Fold, Protocol, find_protocol, make_folds
@@ -120,7 +121,9 @@ def compare(
     named = name_caches(caches)
     for name in classifiers:
         make_classifier(name)  # a wrong name should fail before the first hour of work
-    protocols = [find_protocol(name) for name in (protocol, *(["paper"] if report_optimism else []))]
+    protocols = [
+        find_protocol(name) for name in dict.fromkeys([protocol, *(["paper"] if report_optimism else [])])
+    ]
     selection = select(named, exclude_labels=exclude_labels, merge_labels=merge_labels)
     divided = {p.name: make_folds(p, selection.table, random_state=random_state) for p in protocols}
     rows = [
@@ -151,16 +154,33 @@ def compare(
     outcomes = _run_all(rows, n_jobs=n_jobs, progress=progress)
     results = tuple(_result(row, outcome, selection) for row, outcome in zip(rows, outcomes, strict=True))
     table = selection.table
+    folds = tuple(_folds(p, *divided[p.name], len(table)) for p in protocols)
+    differences = find_differences(
+        results,
+        folds[0],
+        truth=selection.targets,
+        speakers=table.speakers,
+        num_labels=len(selection.labels),
+        test_share=float(
+            np.mean([len(fold.test) / len(fold.train) for fold in divided[protocols[0].name][0]])
+        ),
+        random_state=random_state,
+    )
     return Comparison(
         labels=selection.labels,
         utterance_ids=tuple(table.utterance_ids.tolist()),
         speakers=tuple(table.speakers.tolist()),
         sexes=tuple(table.sexes.tolist()),
         truth=tuple(selection.targets.tolist()),
-        folds=tuple(_folds(p, *divided[p.name], len(table)) for p in protocols),
+        folds=folds,
         results=results,
+        differences=differences,
         caches={name: json.loads(cache.spec.to_json()) for name, cache in named.items()},
-        notes=(*selection.notes, *_notes(selection, divided[protocols[0].name][0], protocols[0], results)),
+        notes=(
+            *selection.notes,
+            *_notes(selection, divided[protocols[0].name][0], protocols[0], results),
+            *([describe_differences(differences, results)] if differences else []),
+        ),
         command=command,
         versions=software_versions(),
         random_state=random_state,

@@ -132,6 +132,32 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Whether one row is better than another by more than chance.
+
+    Parameters
+    ----------
+    first, second : int
+        Places of the rows among a comparison's results.
+    difference : float
+        Pooled balanced accuracy of the first less that of the second.
+    p_permutation : float
+        Two-sided p value of exchanging the two rows' predictions speaker by speaker.
+    p_holm : float
+        The same, corrected for all differences of the comparison.
+    p_resampled_t : float or None
+        Two-sided p value of the corrected resampled t test over folds; None with one fold.
+    """
+
+    first: int
+    second: int
+    difference: float
+    p_permutation: float
+    p_holm: float
+    p_resampled_t: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Everything that a comparison found: enough to render any report without the caches.
 
@@ -146,6 +172,8 @@ class Comparison:
     folds : tuple of Folds
         One per protocol; the first is the one that was asked for.
     results : tuple of Result
+    differences : tuple of Difference
+        Between the best row and others; smallest p value first.
     caches : mapping of str to mapping
         The feature spec of each cache by name, as plain values.
     notes : tuple of str
@@ -166,6 +194,7 @@ class Comparison:
     folds: tuple[Folds, ...]
     results: tuple[Result, ...]
     caches: Mapping[str, Mapping[str, Any]]
+    differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -237,6 +266,7 @@ class Comparison:
             raise ValueError(msg)
         try:
             record["folds"] = tuple(Folds(**_tuples(folds)) for folds in record["folds"])
+            record["differences"] = tuple(Difference(**values) for values in record["differences"])
             record["results"] = tuple(_result(result) for result in record["results"])
             return cls(**_tuples(record))
         except (TypeError, KeyError, AttributeError) as error:

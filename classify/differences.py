@@ -1,0 +1,126 @@
+"""Which differences between rows the data support."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classify.results import Difference, Folds, Result
+from classify.statistics import (
+    adjust_holm,
+    count_confusions,
+    permutation_test,
+    resampled_t_test,
+    score_confusions,
+)
+
+SIGNIFICANCE = 0.05
+
+
+def find_differences(
+    results: Sequence[Result],
+    folds: Folds,
+    *,
+    truth: NDArray[np.integer],
+    speakers: NDArray[np.str_],
+    num_labels: int,
+    test_share: float,
+    random_state: int = 0,
+) -> tuple[Difference, ...]:
+    """Test the best row against the best of every other system, or against its own other layers where there is one system.
+
+    A system is a cache, a pooling and a classifier. Rows of one system differ by their layer: to test them all
+    would pay for many comparisons with few speakers, and answer a question that few ask.
+
+    Parameters
+    ----------
+    results : sequence of Result
+        All rows of a comparison; those of another protocol than the folds' are not tested.
+    folds : Folds
+    truth, speakers : ndarray of shape (utterance,)
+    num_labels : int
+    test_share : float
+        Mean over folds of the size of the test part over that of the training part.
+    random_state : int
+
+    Returns
+    -------
+    tuple of Difference
+        Smallest p value first; empty where there is nothing to compare.
+    """
+    rivals = _rivals(results, folds.protocol)
+    if len(rivals) < 2:
+        return ()
+    names, numbers = np.unique(speakers, return_inverse=True)
+    tested_in = np.array(folds.tested_in)
+    repetitions, utterances = np.nonzero(tested_in >= 0)
+    fold_numbers = tested_in[repetitions, utterances]
+
+    def counts(row: int, groups: NDArray[np.intp], num_groups: int) -> NDArray[np.int64]:
+        predicted = np.array(results[row].predictions)[repetitions, utterances]
+        return count_confusions(truth[utterances], predicted, groups, (num_groups, num_labels))
+
+    def fold_scores(row: int) -> NDArray[np.float64]:
+        return score_confusions(counts(row, fold_numbers, len(folds.names)))[:, 1]
+
+    best, *others = rivals
+    by_speaker = {row: counts(row, numbers[utterances], len(names)) for row in rivals}
+    p_values = [
+        permutation_test(by_speaker[best], by_speaker[other], random_state=random_state) for other in others
+    ]
+    differences = [
+        Difference(
+            first=best,
+            second=other,
+            difference=results[best].balanced_accuracy.value - results[other].balanced_accuracy.value,
+            p_permutation=p_value,
+            p_holm=float(adjusted),
+            p_resampled_t=resampled_t_test(fold_scores(best) - fold_scores(other), test_share=test_share)
+            if len(folds.names) > 1
+            else None,
+        )
+        for other, p_value, adjusted in zip(others, p_values, adjust_holm(np.array(p_values)), strict=True)
+    ]
+    return tuple(sorted(differences, key=lambda difference: difference.p_permutation))
+
+
+def describe_differences(differences: Sequence[Difference], results: Sequence[Result]) -> str:
+    """Return a plain sentence on which differences the data support."""
+    best = results[differences[0].first].title
+    supported = [difference for difference in differences if difference.p_holm <= SIGNIFICANCE]
+    others = (
+        "the best rows of the other systems" if _systems(results, differences) > 1 else "the other layers"
+    )
+    how = f"permutation test over speakers, corrected for {len(differences)} comparisons by Holm"
+    if not supported:
+        smallest = min(difference.p_holm for difference in differences)
+        return (
+            f"The data don't support that {best} is better than any of {others} ({how}: p ≥ {smallest:.3f})."
+        )
+    named = "; ".join(results[difference.second].title for difference in supported[:5])
+    more = f"; and {len(supported) - 5} more" if len(supported) > 5 else ""
+    return (
+        f"The data support that {best} is better than {len(supported)} of {len(differences)} of {others} "
+        f"({how}: p ≤ {max(difference.p_holm for difference in supported):.3f}): {named}{more}."
+    )
+
+
+def _rivals(results: Sequence[Result], protocol: str) -> list[int]:
+    rows = [i for i, result in enumerate(results) if result.protocol == protocol]
+    rows.sort(key=lambda i: -results[i].balanced_accuracy.value)
+    if len({_system(results[i]) for i in rows}) == 1:
+        return rows
+    best_of: dict[tuple[object, ...], int] = {}
+    for i in rows:
+        best_of.setdefault(_system(results[i]), i)
+    return list(best_of.values())
+
+
+def _system(result: Result) -> tuple[object, ...]:
+    return result.cache, result.pooling, result.classifier, result.tuned
+
+
+def _systems(results: Sequence[Result], differences: Sequence[Difference]) -> int:
+    return len(
+        {_system(results[i]) for difference in differences for i in (difference.first, difference.second)}
+    )

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from classify.compare import compare
+from classify.differences import describe_differences, find_differences
+from classify.statistics import adjust_holm, count_confusions, permutation_test, score_confusions
+
+
+@pytest.fixture
+def systems(make_cache):
+    return compare(
+        [make_cache("one"), make_cache("two", shared=False)], classifiers=["ridge", "majority"], layers=[1, 2]
+    )
+
+
+def test_the_best_row_is_tested_against_the_best_of_each_other_system(systems):
+    titles = [systems.results[d.second].title for d in systems.differences]
+    assert systems.results[systems.differences[0].first] is systems.best
+    assert len(titles) == 3
+    for cache, classifier in (("one", "majority"), ("two", "ridge"), ("two", "majority")):
+        rows = [r for r in systems.results if (r.cache, r.classifier) == (cache, classifier)]
+        best = max(rows, key=lambda row: row.balanced_accuracy.value)
+        assert best.title in titles
+
+
+def test_p_values_are_those_of_the_predictions(systems):
+    truth = np.array(systems.truth)
+    names, speakers = np.unique(systems.speakers, return_inverse=True)
+    counts = [
+        count_confusions(truth, np.array(row.predictions[0]), speakers, (len(names), 3))
+        for row in systems.results
+    ]
+    expected = [permutation_test(counts[d.first], counts[d.second]) for d in systems.differences]
+    assert [d.p_permutation for d in systems.differences] == pytest.approx(expected)
+    assert [d.p_holm for d in systems.differences] == pytest.approx(list(adjust_holm(np.array(expected))))
+    for d in systems.differences:  # folds are speakers here
+        gaps = score_confusions(counts[d.first])[:, 1] - score_confusions(counts[d.second])[:, 1]
+        t = gaps.mean() / np.sqrt((1 / 6 + 1 / 5) * gaps.var(ddof=1))
+        assert d.p_resampled_t == pytest.approx(2 * stats.t.sf(abs(t), 5))
+        assert d.difference == pytest.approx(
+            systems.results[d.first].balanced_accuracy.value
+            - systems.results[d.second].balanced_accuracy.value
+        )
+
+
+def test_a_sentence_says_what_the_data_support(systems):
+    # Six speakers allow no p value below 2 / 64, which three comparisons raise to 0.094.
+    sentence = describe_differences(systems.differences, systems.results)
+    assert sentence == systems.notes[-1]
+    assert sentence.startswith(
+        "The data don't support that one, layer 2, mean, ridge is better than any of the best rows"
+    )
+    assert "corrected for 3 comparisons by Holm: p ≥ 0.09" in sentence
+
+
+def test_a_supported_difference_is_named(make_cache):
+    caches = [make_cache("one"), make_cache("two", shared=False)]
+    comparison = compare(caches, classifiers=["ridge"], layers=[2])
+    assert comparison.notes[-1] == (
+        "The data support that one, layer 2, mean, ridge is better than 1 of 1 of the best rows of the other systems "
+        "(permutation test over speakers, corrected for 1 comparisons by Holm: p ≤ 0.031): two, layer 2, mean, ridge."
+    )
+
+
+def test_layers_of_one_system_are_tested_among_themselves(make_cache):
+    comparison = compare([make_cache("one")], classifiers=["ridge"])
+    assert sorted(comparison.results[d.second].layer for d in comparison.differences) == [0, 1]
+    assert "any of the other layers" in comparison.notes[-1] or "of the other layers" in comparison.notes[-1]
+
+
+def test_one_row_has_no_rival(make_cache):
+    comparison = compare([make_cache("one")], classifiers=["ridge"], layers=[1])
+    assert comparison.differences == ()
+    assert find_differences(
+        comparison.results, comparison.folds[0], truth=np.array(comparison.truth), test_share=0.2,
+        speakers=np.array(comparison.speakers), num_labels=3,
+    ) == ()  # fmt: skip
+
+
+def test_one_fold_has_no_t_test(make_cache):
+    held = {
+        f"emodb/{speaker:02d}t{text}{label}": {"split": "test" if speaker < 2 else "train"}
+        for speaker in range(6) for text in range(4) for label in ("anger", "fear", "joy")
+    }  # fmt: skip
+    comparison = compare(
+        [make_cache("one", change=held)], classifiers=["ridge", "majority"], layers=[2], protocol="predefined"
+    )
+    assert [d.p_resampled_t for d in comparison.differences] == [None]
+    assert (
+        comparison.differences[0].p_permutation == 0.5
+    )  # two speakers: four exchanges, of which two are as extreme
+
+
+def test_repetitions_are_counted_together(make_cache):
+    comparison = compare([make_cache("one")], classifiers=["ridge", "majority"], layers=[2], protocol="paper")
+    (difference,) = comparison.differences
+    assert difference.p_permutation == pytest.approx(2 / 64)
