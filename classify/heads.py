@@ -175,23 +175,52 @@ class _Affine(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(values, weights)
         ctx.counts, ctx.buffers = counts, buffers
-        outputs = values.new_zeros(*values.shape[:2], weights.shape[1])
-        for head, count in enumerate(counts):
-            torch.addmm(biases[head], values[head, :count], weights[head].T, out=outputs[head, :count])
-        return outputs
+        outputs = values.new_empty(*values.shape[:2], weights.shape[1])
+        parts = zip(
+            _rows(values, counts), weights.mT.unbind(), biases.unbind(), _rows(outputs, counts), strict=True
+        )
+        for rows, weight, bias, output in parts:
+            torch.addmm(bias, rows, weight, out=output)
+        return _zero_rest(outputs, counts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, weights = ctx.saved_tensors
         (upstream,) = gradients
-        downstream = torch.zeros_like(values) if ctx.needs_input_grad[0] else None
-        for head, count in enumerate(ctx.counts):
-            rows = upstream[head, :count]
-            torch.mm(rows.T, values[head, :count], out=ctx.buffers[0][head])
-            torch.sum(rows, 0, keepdim=True, out=ctx.buffers[1][head])
-            if downstream is not None:
-                torch.mm(rows, weights[head], out=downstream[head, :count])
-        return downstream, *ctx.buffers, None, None
+        to_weights, to_biases = ctx.buffers
+        parts = zip(
+            _rows(upstream, ctx.counts),
+            _rows(values, ctx.counts),
+            to_weights.unbind(),
+            to_biases.unbind(),
+            strict=True,
+        )
+        for above, rows, to_weight, to_bias in parts:
+            torch.mm(above.T, rows, out=to_weight)
+            torch.sum(above, 0, keepdim=True, out=to_bias)
+        if not ctx.needs_input_grad[0]:
+            return None, to_weights, to_biases, None, None
+        downstream = torch.empty_like(values)
+        for above, weight, below in zip(
+            _rows(upstream, ctx.counts), weights.unbind(), _rows(downstream, ctx.counts), strict=True
+        ):
+            torch.mm(above, weight, out=below)
+        return _zero_rest(downstream, ctx.counts), to_weights, to_biases, None, None
+
+
+def _rows(stacked: Tensor, counts: list[int]) -> list[Tensor]:
+    """Return each head's own rows."""
+    full = stacked.shape[1]
+    return [
+        part if count == full else part[:count] for part, count in zip(stacked.unbind(), counts, strict=True)
+    ]
+
+
+def _zero_rest(stacked: Tensor, counts: list[int]) -> Tensor:
+    for head, count in enumerate(counts):
+        if count < stacked.shape[1]:
+            stacked[head, count:] = 0
+    return stacked
 
 
 class _Stack:
@@ -228,7 +257,7 @@ class _Stack:
         self.variances = [torch.ones(shape, dtype=self.dtype, device=self.device) for shape in normalised]
         self.moments = [[torch.zeros_like(p, requires_grad=False) for p in self.parameters] for _ in range(2)]
         self.updates = 0
-        self._allocate()
+        self._prepare()
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -236,11 +265,25 @@ class _Stack:
         biases = self.biases[-1:] if self.recipe.batch_norm else self.biases
         return [*self.weights, *biases, *self.gains, *self.shifts]
 
-    def _allocate(self) -> None:
+    def _prepare(self) -> None:
+        """Make what every step uses again: buffers for gradients, and the tensors that the optimiser updates."""
         self.buffers = [
             (torch.empty_like(weight, requires_grad=False), torch.empty_like(bias, requires_grad=False))
             for weight, bias in zip(self.weights, self.biases, strict=True)
         ]
+        parameters = [parameter.detach() for parameter in self.parameters]
+        self.updated = [
+            tuple(self._views(tensors[part]) for tensors in (parameters, *self.moments))
+            for part in self._decayed_or_not
+        ]
+        self.counters = [
+            [torch.tensor(float(self.updates), device=self.device) for _ in views]
+            for views, _, _ in self.updated
+        ]
+
+    @property
+    def _decayed_or_not(self) -> tuple[slice, slice]:
+        return slice(len(self.weights)), slice(len(self.weights), None)
 
     def _parameter(self, values: NDArray[np.floating]) -> Tensor:
         return torch.tensor(values, dtype=self.dtype, device=self.device).requires_grad_()
@@ -304,12 +347,13 @@ class _Stack:
         ]
 
     def _epoch(self, alive: list[int]) -> list[float]:
-        order, shares = self._batches(alive)
+        order, shares, counts = self._batches(alive)
         masks = self._dropout_masks(alive)
         total = torch.zeros(len(alive), dtype=self.dtype, device=self.device)
         for step in range(self.steps):
             rows = order[step]  # (head, batch)
-            outputs = self._forward(self.features[rows], [mask[step] for mask in masks], shares[step])
+            features = self.features.index_select(0, rows.flatten()).view(*rows.shape, -1)
+            outputs = self._forward(features, [mask[step] for mask in masks], shares[step], counts[step])
             row_losses = functional.cross_entropy(
                 outputs.flatten(0, 1), self.targets[rows].flatten(), reduction="none"
             ).view_as(rows)
@@ -321,20 +365,18 @@ class _Stack:
         return losses
 
     @torch.no_grad()
-    def _update(self, all_gradients: Sequence[Tensor]) -> None:
+    def _update(self, gradients: Sequence[Tensor]) -> None:
         """Take one step of AdamW, which decays weights only."""
-        count = len(self.weights)
-        for part, decay in ((slice(count), self.recipe.weight_decay), (slice(count, None), 0.0)):
-            parameters, gradients, first, second = (
-                self._views(tensors[part]) for tensors in (self.parameters, all_gradients, *self.moments)
-            )
+        decays = (self.recipe.weight_decay, 0.0)
+        groups = zip(self._decayed_or_not, self.updated, self.counters, decays, strict=True)
+        for part, (parameters, first, second), counters, decay in groups:
             adamw(
                 parameters,
-                gradients,
+                self._views(gradients[part]),
                 first,
                 second,
                 max_exp_avg_sqs=[],
-                state_steps=[torch.tensor(float(self.updates), device=self.device) for _ in parameters],
+                state_steps=counters,  # adamw counts them up
                 fused=True,
                 amsgrad=False,
                 beta1=0.9,
@@ -352,8 +394,8 @@ class _Stack:
         # A vectorised loop rounds its last few elements differently: no loop may run over two heads.
         return [view for tensor in stacked for view in tensor.unbind()]
 
-    def _batches(self, alive: list[int]) -> tuple[Tensor, Tensor]:
-        """Return row indices and each row's share of its batch's loss, both of shape (step, head, batch).
+    def _batches(self, alive: list[int]) -> tuple[Tensor, Tensor, list[list[int]]]:
+        """Return row indices, each row's share of its batch's loss, both (step, head, batch), and rows per (step, head).
 
         A batch with fewer rows ends in rows of share 0.
         """
@@ -366,7 +408,8 @@ class _Stack:
             for step, batch in enumerate(batches):
                 order[step, place, : len(batch)] = batch + self.offsets[i]
                 shares[step, place, : len(batch)] = weights[batch] / weights[batch].sum()
-        return torch.from_numpy(order).to(self.device), self._tensor(shares)
+        counts: list[list[int]] = (shares > 0).sum(2).tolist()
+        return torch.from_numpy(order).to(self.device), self._tensor(shares), counts
 
     def _dropout_masks(self, alive: list[int]) -> list[Tensor]:
         """Return one mask per hidden layer, (step, head, batch, size), drawn in the head's own amounts."""
@@ -383,9 +426,11 @@ class _Stack:
             masks.append(mask)
         return masks
 
-    def _forward(self, values: Tensor, masks: Sequence[Tensor], shares: Tensor) -> Tensor:
+    def _forward(
+        self, values: Tensor, masks: Sequence[Tensor], shares: Tensor, rows_of_heads: list[int]
+    ) -> Tensor:
         activation = ACTIVATIONS[self.recipe.activation]
-        counts = (shares > 0).sum(1).tolist() if self.device.type == "cpu" else None
+        counts = rows_of_heads if self.device.type == "cpu" else None
         for layer in range(len(self.sizes) - 2):
             values = self._affine(layer, values, counts)  # (head, batch, size)
             if self.recipe.batch_norm:
@@ -459,6 +504,6 @@ class _Stack:
         for parameter in {*self.parameters, *self.biases}:
             parameter.data = parameter.data[places]
         self.moments = [[moment[places] for moment in moments] for moments in self.moments]
-        self._allocate()
+        self._prepare()
         self.means = [mean[places] for mean in self.means]
         self.variances = [variance[places] for variance in self.variances]

@@ -123,13 +123,14 @@ def test_full_batches_train_as_a_torch_module_does(batch_norm):
 def test_an_epoch_shows_every_row_once_in_even_batches():
     members = [make_head(i, rows=rows) for i, rows in enumerate((65, 70, 80))]
     stack = heads._Stack(RECIPE, members, torch.device("cpu"))
-    rows, shares = stack._batches([0, 1, 2])
+    rows, shares, counts = stack._batches([0, 1, 2])
     assert rows.shape == (5, 3, 16)
     for place, member in enumerate(members):
         shown = rows[:, place][shares[:, place] > 0] - stack.offsets[place]
         assert sorted(shown.tolist()) == list(range(len(member.training.targets)))
         sizes = (shares[:, place] > 0).sum(1)
         assert sizes.max() - sizes.min() <= 1
+        assert sizes.tolist() == [row[place] for row in counts]
         np.testing.assert_allclose(shares[:, place].sum(1), 1, rtol=1e-6)
 
 
