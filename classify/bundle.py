@@ -107,8 +107,12 @@ class Bundle:
         Raises
         ------
         ValueError
-            Where the cache has no utterances to learn from.
+            Where the row is a baseline or standardised per speaker, which a lone utterance can't be, or the cache has
+            no utterances to learn from.
         """
+        if result.selection == "none" or result.transductive:
+            msg = f"a bundle needs a row of embeddings that a lone utterance has. Got {result.title}; choose another row."
+            raise ValueError(msg)
         selection = select({cache.name: cache}, exclude_labels=exclude_labels, merge_labels=merge_labels)
         rows = np.arange(len(selection.table))
         layers = cache.layers if result.layer is None else [result.layer]
@@ -121,6 +125,7 @@ class Bundle:
             candidates=candidates_of(result.classifier, layers, tune=result.tuned),
             targets=selection.targets,
             speakers=selection.table.speakers,
+            speaker_norm=False,
             random_state=random_state,
             device="cpu",
         )

@@ -7,6 +7,7 @@ import itertools
 import json
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from cache.schema import CacheError
+from classify.checkpoint import Checkpoint
 from classify.differences import describe_differences, find_differences
-from classify.estimators import GRIDS, make_classifier
-from classify.fitting import Outcome, Task, candidates_of, join_outcomes, run
+from classify.estimators import BASELINES, make_classifier
+from classify.fitting import NO_POOLING, Candidate, Outcome, Task, candidates_of, join_outcomes, run
 from classify.protocols import Fold, Protocol, find_protocol, make_folds
 from classify.results import Comparison, Folds, Result
 from classify.selection import Selection, name_caches, select
@@ -35,16 +37,19 @@ Progress = Callable[[int, int, str], None]
 PACKAGES = ("sslfeat", "numpy", "scipy", "scikit-learn", "torch")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Row:
     """What names a row of the table, and its work; a row that has to choose does so fold by fold."""
 
     name: str
     layer: int | None
     selection: str
-    tuned: bool
     protocol: Protocol
     task: Task
+
+    @property
+    def tuned(self) -> bool:
+        return any(candidate.parameters for candidate in self.task.candidates)
 
     @property
     def parts(self) -> list[Task]:
@@ -70,8 +75,11 @@ def compare(
     report_optimism: bool = False,
     exclude_labels: Collection[str] = (),
     merge_labels: Mapping[str, str] | None = None,
+    speaker_norm: bool = False,
+    baselines: bool = True,
     n_jobs: int = 1,
     random_state: int = 0,
+    checkpoint: str | Path | None = None,
     device: str = "cpu",
     command: str = "",
     progress: Progress | None = None,
@@ -101,9 +109,16 @@ def compare(
         Labels whose utterances are left out, after merging.
     merge_labels : mapping of str to str
         Old label to new one.
+    speaker_norm : bool
+        Whether features are standardised per speaker, over tested utterances too; such rows are marked
+        transductive.
+    baselines : bool
+        Whether to add rows for the most frequent label and for the utterances' lengths alone.
     n_jobs : int
         Processes, as joblib counts them; -1 for all cores. An active ``joblib.parallel_config`` decides where.
     random_state : int
+    checkpoint : str or Path, optional
+        File that finished work is kept in, and taken from where it is there already.
     device : str
         Where feed-forward heads are trained.
     command : str
@@ -126,32 +141,35 @@ def compare(
     ]
     selection = select(named, exclude_labels=exclude_labels, merge_labels=merge_labels)
     divided = {p.name: make_folds(p, selection.table, random_state=random_state) for p in protocols}
-    rows = [
-        _Row(
-            name=name,
-            layer=None if layers == "best" else group[0],
-            selection="best" if layers == "best" else "",
-            tuned=tune and classifier in GRIDS,
-            protocol=p,
-            task=Task(
-                cache=named[name],
-                rows=selection.rows[name],
-                pooling=pooling,
-                classifier=classifier,
-                folds=divided[p.name][0],
-                candidates=candidates_of(classifier, group, tune=tune),
-                targets=selection.targets,
-                speakers=selection.table.speakers,
-                random_state=random_state,
-                device=device,
-            ),
+
+    def make_task(name: str, p: Protocol, pooling: str, classifier: str, candidates: list[Candidate]) -> Task:
+        return Task(
+            cache=named[name],
+            rows=selection.rows[name],
+            pooling=pooling,
+            classifier=classifier,
+            folds=divided[p.name][0],
+            candidates=candidates,
+            targets=selection.targets,
+            speakers=selection.table.speakers,
+            speaker_norm=speaker_norm,
+            random_state=random_state,
+            device=device,
         )
-        for p in protocols
-        for name in named
-        for pooling, classifier in itertools.product(poolings, classifiers)
-        for group in _layer_groups(named[name], layers, pooling)
-    ]
-    outcomes = _run_all(rows, n_jobs=n_jobs, progress=progress)
+
+    rows = []
+    for p in protocols:
+        for name, pooling, classifier in itertools.product(named, poolings, classifiers):
+            for group in _layer_groups(named[name], layers, pooling):
+                task = make_task(name, p, pooling, classifier, candidates_of(classifier, group, tune=tune))
+                best = layers == "best"
+                rows.append(_Row(name, None if best else group[0], "best" if best else "", p, task))
+        for classifier in BASELINES if baselines else ():
+            name = next(iter(named))
+            task = make_task(name, p, NO_POOLING, classifier, [Candidate(0)])
+            rows.append(_Row(name, None, "none", p, task))
+    finished = None if checkpoint is None else Checkpoint(checkpoint, software_versions())
+    outcomes = _run_all(rows, n_jobs=n_jobs, progress=progress, checkpoint=finished)
     results = tuple(_result(row, outcome, selection) for row, outcome in zip(rows, outcomes, strict=True))
     table = selection.table
     folds = tuple(_folds(p, *divided[p.name], len(table)) for p in protocols)
@@ -205,16 +223,22 @@ def _layer_groups(cache: "FeatureCache", layers: str | Sequence[int], pooling: s
     return [tuple(wanted)] if layers == "best" else [(layer,) for layer in wanted]
 
 
-def _run_all(rows: Sequence[_Row], *, n_jobs: int, progress: Progress | None) -> list[Outcome]:
+def _run_all(
+    rows: Sequence[_Row], *, n_jobs: int, progress: Progress | None, checkpoint: Checkpoint | None
+) -> list[Outcome]:
     parts = [(i, part) for i, row in enumerate(rows) for part in row.parts]
     outcomes: dict[int, Outcome] = {}
+    if checkpoint is not None:
+        found = ((number, checkpoint.find(part)) for number, (_, part) in enumerate(parts))
+        outcomes = {number: outcome for number, outcome in found if outcome is not None}
     if progress is not None:
-        progress(0, len(parts), "")
+        progress(len(outcomes), len(parts), "")
+    todo = [number for number in range(len(parts)) if number not in outcomes]
     pool = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-    for number, outcome in pool(
-        delayed(_run_numbered)(number, part) for number, (_, part) in enumerate(parts)
-    ):
+    for number, outcome in pool(delayed(_run_numbered)(number, parts[number][1]) for number in todo):
         outcomes[number] = outcome
+        if checkpoint is not None:
+            checkpoint.add(parts[number][1], outcome)
         if progress is not None:
             progress(len(outcomes), len(parts), rows[parts[number][0]].title)
     return [
@@ -250,10 +274,11 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         table[fold.repetition, fold.test] = values
     return Result(
         cache=row.name,
-        encoder=task.cache.spec.model_id,
+        encoder=task.cache.spec.model_id if row.selection != "none" else "none",
         layer=row.layer,
         selection=row.selection,
         tuned=row.tuned,
+        transductive=task.speaker_norm and row.selection != "none",
         pooling=task.pooling,
         classifier=task.classifier,
         protocol=row.protocol.name,
@@ -310,12 +335,17 @@ def _notes(
             f"{len(partial)} of {len(folds)} folds test some labels only, so means over folds average fewer "
             "recalls there; pooled scores don't."
         )
-    honest = [result for result in results if result.protocol == protocol.name]
+    honest = [row for row in results if row.protocol == protocol.name and row.selection != "none"]
     for result in honest:
         if result.chosen:
             often = collections.Counter(result.chosen).most_common()
             stability = "; ".join(f"{choice} in {count} of {len(folds)} folds" for choice, count in often[:3])
             yield f"{result.title} chose {stability}" + ("; others elsewhere." if len(often) > 3 else ".")
+    if any(result.transductive for result in results):
+        yield (
+            "Features are standardised per speaker (transductive): scores hold where many utterances of a new speaker "
+            "are there at once, without their labels."
+        )
     if len(honest) > 1:
         yield (
             f"The best of {len(honest)} rows is chosen by the scores shown, which flatters it: expect less of it on "

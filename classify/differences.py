@@ -35,7 +35,7 @@ def find_differences(
     Parameters
     ----------
     results : sequence of Result
-        All rows of a comparison; those of another protocol than the folds' are not tested.
+        All rows of a comparison; baselines and those of another protocol than the folds' are not tested.
     folds : Folds
     truth, speakers : ndarray of shape (utterance,)
     num_labels : int
@@ -106,7 +106,7 @@ def describe_differences(differences: Sequence[Difference], results: Sequence[Re
 
 
 def _rivals(results: Sequence[Result], protocol: str) -> list[int]:
-    rows = [i for i, result in enumerate(results) if result.protocol == protocol]
+    rows = [i for i, row in enumerate(results) if row.protocol == protocol and row.selection != "none"]
     rows.sort(key=lambda i: -results[i].balanced_accuracy.value)
     if len({_system(results[i]) for i in rows}) == 1:
         return rows

@@ -44,6 +44,11 @@ FACTORIES: dict[str, Factory] = {
     "majority": lambda _seed: DummyClassifier(strategy="most_frequent"),
 }
 
+# Rows that every table should beat: they see the logarithm of an utterance's length, and no embedding.
+BASELINES: dict[str, Factory] = {
+    "majority": FACTORIES["majority"],
+    "duration": lambda _seed: GaussianNB(),
+}
 # Small grids around the defaults, for choosing inside the training part.
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "feedforward": {
@@ -78,8 +83,8 @@ def make_classifier(name: str, *, random_state: int = 0) -> BaseEstimator:
         Where the name is neither on the menu nor of the form ``module:Class``, the module or the class is not
         found, or what it makes is no classifier.
     """
-    if name in FACTORIES:
-        return FACTORIES[name](random_state)
+    if name in (factories := FACTORIES | BASELINES):
+        return factories[name](random_state)
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         msg = f"classifier must be one of {', '.join(FACTORIES)}, or module:Class. Got {name!r} instead."

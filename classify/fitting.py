@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import ParameterGrid, StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from classify.estimators import GRIDS, fit_arguments, make_classifier
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from cache import FeatureCache
 
 TOGETHER_BYTES = 2**29  # of features, scaled for each of the heads that are trained together
+NO_POOLING = "none"  # of rows that see an utterance's length only
 INNER_FOLDS = 3  # inside a training part, to choose a layer or parameters
 
 
@@ -58,6 +60,8 @@ class Task:
     candidates : sequence of Candidate
         To choose from inside each training part; one only where there is nothing to choose.
     targets, speakers : ndarray of shape (utterance,)
+    speaker_norm : bool
+        Whether features are standardised over each speaker's own utterances, tested ones too.
     random_state : int
     device : str
         Where feed-forward heads are trained.
@@ -71,6 +75,7 @@ class Task:
     candidates: Sequence[Candidate]
     targets: NDArray[np.int64]
     speakers: NDArray[Any]
+    speaker_norm: bool
     random_state: int
     device: str
 
@@ -176,7 +181,14 @@ def _inner_parts(task: Task, train: NDArray[np.intp]) -> Iterator[tuple[NDArray[
 
 
 def _features(task: Task, layer: int) -> NDArray[np.float32]:
-    return task.cache.features(layer, task.pooling)[task.rows]
+    if task.pooling == NO_POOLING:
+        return np.log(task.cache.num_samples[task.rows, None]).astype(np.float32)
+    features = task.cache.features(layer, task.pooling)[task.rows]
+    if task.speaker_norm:
+        for speaker in np.unique(task.speakers):
+            own = task.speakers == speaker
+            features[own] = StandardScaler().fit_transform(features[own])
+    return features
 
 
 Job = tuple[NDArray[np.intp], NDArray[np.intp], Candidate]

@@ -173,7 +173,8 @@ def audit(folds: Sequence[Fold], table: UtteranceTable, protocol: Protocol) -> s
 
 
 def _singular(column: str) -> str:
-    return "exact copy of a recording" if column == "audio_hashes" else column.removesuffix("s")
+    irregular = {"audio_hashes": "exact copy of a recording", "corpora": "corpus"}
+    return irregular.get(column, column.removesuffix("s"))
 
 
 def _share(count: int, column: Column) -> str:
@@ -288,6 +289,41 @@ def _leave_one_session_out(name: str) -> Protocol:
         claim="Scores tell how well emotions are told apart in a session, with its speakers, that training has not heard.",
         disjoint=("sessions", "speakers"),
         divide=lambda table, _seed: _leave_one_out(_known(table, "sessions", name)),
+    )
+
+
+@_register("leave-one-corpus-out")
+def _leave_one_corpus_out(name: str) -> Protocol:
+    return Protocol(
+        name=name,
+        claim="Scores tell how well emotions are told apart in a corpus that training has not heard, from all the others.",
+        disjoint=("corpora", "speakers"),
+        divide=lambda table, _seed: _leave_one_out(_known(table, "corpora", name)),
+    )
+
+
+@_register("cross-corpus")
+def _cross_corpus(name: str) -> Protocol:
+    def divide(table: UtteranceTable, _seed: int) -> list[Fold]:
+        corpora = _known(table, "corpora", name)
+        names = np.unique(corpora)
+        # Repetition i tests each corpus on the i-th of the others, so that no repetition tests an utterance twice.
+        return [
+            Fold(
+                f"{names[(j + i + 1) % len(names)]} to {names[j]}",
+                np.flatnonzero(corpora == names[(j + i + 1) % len(names)]),
+                np.flatnonzero(corpora == names[j]),
+                i,
+            )
+            for i in range(len(names) - 1)
+            for j in range(len(names))
+        ]
+
+    return Protocol(
+        name=name,
+        claim="Scores tell how well emotions are told apart in one corpus by training on one other, for every pair.",
+        disjoint=("corpora", "speakers"),
+        divide=divide,
     )
 
 

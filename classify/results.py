@@ -67,7 +67,8 @@ class Result:
     layer : int or None
         The layer; None where ``selection`` says which layers instead.
     selection : str
-        Empty, ``best`` (chosen inside each training part) or ``all`` (weighted inside the classifier).
+        Empty, ``best`` (chosen inside each training part), ``all`` (weighted inside the classifier) or ``none`` (a
+        baseline that sees no embedding).
     pooling, classifier, protocol : str
         As the command line spells them.
     optimistic : bool
@@ -87,6 +88,9 @@ class Result:
         Time of fitting and predicting all folds; rows that were trained together share theirs equally.
     predictions : tuple of tuple of int, shape (repetition, utterance)
         Index of the predicted label, -1 where the utterance was not tested; aligned with ``Folds.tested_in``.
+    transductive : bool
+        Whether features were standardised per speaker, over tested utterances too: such a score needs many
+        utterances of a new speaker at once.
     tuned : bool
         Whether each training part chose the classifier's parameters.
     chosen : tuple of str
@@ -116,6 +120,7 @@ class Result:
     predictions: tuple[tuple[int, ...], ...]
     selection: str = ""
     tuned: bool = False
+    transductive: bool = False
     chosen: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -127,8 +132,10 @@ class Result:
     @property
     def title(self) -> str:
         """The row in words: ``emodb, layer 9, mean, logistic``."""
-        tuned = ", tuned" if self.tuned else ""
-        return f"{self.cache}, layer {self.layers}, {self.pooling}, {self.classifier}{tuned}"
+        if self.selection == "none":
+            return f"baseline {self.classifier}"
+        marks = [", tuned"] * self.tuned + [", per speaker (transductive)"] * self.transductive
+        return f"{self.cache}, layer {self.layers}, {self.pooling}, {self.classifier}{''.join(marks)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,9 +237,10 @@ class Comparison:
 
     @property
     def best(self) -> Result:
-        """The row of highest balanced accuracy; optimistic rows only where there is no other."""
-        honest = [result for result in self.results if not result.optimistic]
-        return max(honest or self.results, key=lambda result: result.balanced_accuracy.value)
+        """The row of highest balanced accuracy; baselines and optimistic rows only where there is no other."""
+        learnt = [result for result in self.results if result.selection != "none"] or self.results
+        honest = [result for result in learnt if not result.optimistic]
+        return max(honest or learnt, key=lambda result: result.balanced_accuracy.value)
 
     def folds_of(self, result: Result) -> Folds:
         """Return the folds that a row's predictions were made under."""

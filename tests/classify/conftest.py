@@ -256,9 +256,12 @@ def make_cache(tmp_path):
                     "audio_hash": f"hash of {utterance_id}",
                 }  # fmt: skip
                 columns |= (change or {}).get(utterance_id, {})
-                audio_hash = columns.pop("audio_hash")
+                audio_hash, num_samples = columns.pop("audio_hash"), columns.pop("num_samples", 16000)
                 row = Row(
-                    utterance=Utterance(**columns), audio_hash=audio_hash, num_samples=16000, num_frames=49
+                    utterance=Utterance(**columns),
+                    audio_hash=audio_hash,
+                    num_samples=num_samples,
+                    num_frames=49,
                 )
                 writer.add(row, {"mean": features, "std": features**2})
             for failure in failures:

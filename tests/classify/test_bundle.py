@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
+import classify.compare
 from cache import SpecMismatchError
 from classify.bundle import TRUSTED_TYPES, Bundle, BundleError
-from classify.compare import compare
 from classify.estimators import FACTORIES, GRIDS, make_classifier
+
+compare = functools.partial(classify.compare.compare, baselines=False)
 
 
 class Stranger(ClassifierMixin, BaseEstimator):
@@ -239,3 +242,12 @@ def test_what_is_no_bundle_is_refused(cache, tmp_path):
         archive.writestr("schema.json", "{}")
     with pytest.raises(BundleError, match="the classifier can't be read"):
         Bundle.load(tmp_path / "bundle")
+
+
+def test_rows_that_a_lone_utterance_cannot_have_are_refused(cache):
+    for options in ({"speaker_norm": True}, {"baselines": True}):
+        row = compare([cache], classifiers=["ridge"], layers=[2], **options).results[-1]
+        with pytest.raises(
+            ValueError, match=r"needs a row of embeddings that a lone utterance has. Got .*; choose another"
+        ):
+            Bundle.fit(cache, row)

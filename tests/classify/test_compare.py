@@ -1,3 +1,4 @@
+import functools
 import warnings
 
 import joblib
@@ -10,11 +11,13 @@ from sklearn.model_selection import LeaveOneGroupOut, ParameterGrid, StratifiedG
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import classify.compare
 from cache import CacheError
 from classify import FeedforwardClassifier
-from classify.compare import compare
 from classify.estimators import FACTORIES, GRIDS, make_classifier
 from classify.results import Comparison
+
+compare = functools.partial(classify.compare.compare, baselines=False)
 
 
 class Spy(ClassifierMixin, BaseEstimator):
@@ -218,3 +221,65 @@ def test_what_is_not_there_fails_before_any_work(make_cache):
     ):
         with pytest.raises(error, match=message):
             compare([cache], **({"classifiers": ["majority"]} | options))
+
+
+def test_baselines_see_no_embedding(make_cache):
+    longer = {
+        f"emodb/{speaker:02d}t{text}joy": {"num_samples": 64000} for speaker in range(6) for text in range(4)
+    }
+    comparison = compare(
+        [make_cache("one", change=longer)], classifiers=["ridge"], layers=[0], baselines=True
+    )
+    ridge, majority, duration = comparison.results
+    assert [row.title for row in (majority, duration)] == ["baseline majority", "baseline duration"]
+    assert (duration.layer, duration.selection, duration.encoder) == (None, "none", "none")
+    assert majority.balanced_accuracy.value == pytest.approx(1 / 3)
+    assert duration.recall[comparison.labels.index("joy")] == 1
+    assert duration.balanced_accuracy.value > ridge.balanced_accuracy.value  # layer 0 is noise
+    assert comparison.best is ridge
+    assert comparison.differences == ()
+
+
+def test_speaker_norm_standardises_each_speaker_and_is_marked(make_cache):
+    Spy.seen.clear()
+    cache = make_cache("one")
+    comparison = compare([cache], classifiers=[f"{__name__}:Spy"], layers=[1], speaker_norm=True)
+    for features, groups in Spy.seen:
+        for speaker in set(groups):
+            np.testing.assert_allclose(features[groups == speaker].mean(0), 0, atol=1e-5)
+    assert comparison.results[0].transductive
+    assert comparison.results[0].title.endswith("per speaker (transductive)")
+    assert any("standardised per speaker (transductive)" in note for note in comparison.notes)
+
+
+def test_a_stopped_comparison_goes_on_where_it_was(make_cache, tmp_path, monkeypatch):
+    options = {
+        "caches": [make_cache("one")], "classifiers": ["ridge", "lda"], "layers": "best", "tune": True,
+        "checkpoint": tmp_path / "progress.jsonl",
+    }  # fmt: skip
+    calls = []
+
+    def stop(done, total, _):
+        calls.append(done)
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(**options, progress=stop)
+    with options["checkpoint"].open("a") as file:
+        file.write('{"key": "a line that was cu')
+    resumed = compare(**options, progress=lambda done, total, _: calls.append((done, total)))
+    assert calls[6] == (5, 12)
+    plain = compare(**options | {"checkpoint": None})
+    assert [row.predictions for row in resumed.results] == [row.predictions for row in plain.results]
+    assert [row.chosen for row in resumed.results] == [row.chosen for row in plain.results]
+
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("classify.compare.run", fail)
+    again = compare(**options)
+    assert again.results == resumed.results
+    for change in ({"random_state": 1}, {"exclude_labels": ["joy"]}, {"tune": False}, {"speaker_norm": True}):
+        with pytest.raises(AssertionError):  # another comparison's predictions are not taken
+            compare(**options | change)

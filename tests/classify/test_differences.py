@@ -1,10 +1,14 @@
+import functools
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from classify.compare import compare
+import classify.compare
 from classify.differences import describe_differences, find_differences
 from classify.statistics import adjust_holm, count_confusions, permutation_test, score_confusions
+
+compare = functools.partial(classify.compare.compare, baselines=False)
 
 
 @pytest.fixture

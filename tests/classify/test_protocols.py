@@ -107,6 +107,37 @@ def test_sessions_and_texts_stay_whole():
     assert find_protocol("leave-one-text-out").optimistic
 
 
+def join(*tables):
+    return UtteranceTable(
+        **{
+            f.name: np.concatenate([getattr(t, f.name) for t in tables])
+            for f in dataclasses.fields(UtteranceTable)
+        }
+    )
+
+
+def test_corpora_are_tested_by_all_others_or_by_each_other():
+    tables = [make_table(people=2, corpus=corpus) for corpus in ("aesdd", "emodb", "savee")]
+    table = dataclasses.replace(join(*tables), audio_hashes=np.arange(72).astype(str))
+    folds = folds_of("leave-one-corpus-out", table)
+    assert [(fold.name, len(fold.train), len(fold.test)) for fold in folds] == [
+        ("aesdd", 48, 24), ("emodb", 48, 24), ("savee", 48, 24)
+    ]  # fmt: skip
+    pairs = folds_of("cross-corpus", table)
+    expected = [
+        f"{a} to {b}" for a in ("aesdd", "emodb", "savee") for b in ("aesdd", "emodb", "savee") if a != b
+    ]
+    assert sorted(fold.name for fold in pairs) == sorted(expected)
+    for fold in pairs:
+        assert [set(table.corpora[part]) for part in (fold.train, fold.test)] == [
+            {c} for c in fold.name.split(" to ")
+        ]
+    for repetition in (0, 1):
+        assert_tests_each_once([fold for fold in pairs if fold.repetition == repetition], table)
+    with pytest.raises(ValueError, match=r"cross-corpus needs at least 2 corpora. Got 1: emodb"):
+        folds_of("cross-corpus", make_table())
+
+
 def test_speaker_and_text_disjoint_shares_neither():
     table = make_table()
     for fold in folds_of("speaker-and-text-disjoint", table):
