@@ -7,6 +7,7 @@ OLD = .venv-transformers4
 .PHONY: demo test lint types tests test-transformers4 clean
 
 demo: .venv/installed
+	@mkdir -p demo/out
 	$(BIN)/sslfeat extract demo/emodb --corpus emodb -o demo/out/emodb.h5
 	$(BIN)/sslfeat fit demo/out/emodb.h5 -o demo/out/results --pooling mean+std --report-optimism --overwrite
 	$(BIN)/sslfeat predict demo/out/results/bundle demo/emodb/11a01Aa.flac demo/emodb/16a01Fc.flac
