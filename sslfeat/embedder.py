@@ -1,25 +1,27 @@
 """The encoder as a scikit-learn transformer: audio in, vectors out."""
 
-import math
+import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from cache.schema import FeatureSpec, Utterance
+from cache.schema import FeatureSpec, Utterance, describe_differences
 from sslfeat.audio import decode
-from sslfeat.batching import make_batches
-from sslfeat.encoder import Encoder, EncoderError, exact_products
-from sslfeat.extract import BATCH_SECONDS, embed
+from sslfeat.embed import embed_all, make_budget
+from sslfeat.encoder import Encoder, EncoderError
 from sslfeat.reading import Reading, read_windows
 
 Audio = str | os.PathLike[str] | NDArray[np.floating]
+
+# Recordings whose audio is held at once.
+_BLOCK = 512
 
 
 class SSLEmbedder(TransformerMixin, BaseEstimator):
@@ -46,6 +48,8 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
     ----------
     spec_ : FeatureSpec
         Everything that changes the numbers.
+    poolings_ : tuple of str
+        In the order of the columns.
     n_features_out_ : int
 
     Examples
@@ -56,6 +60,7 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
     """
 
     spec_: FeatureSpec
+    poolings_: tuple[str, ...]
     n_features_out_: int
 
     def __init__(
@@ -88,8 +93,10 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
             Where it lacks the layer, or the pooling is unknown.
         """
         encoder = self._load()
-        self.spec_ = self._spec(encoder)
-        self.n_features_out_ = len(self.spec_.pooling) * self.spec_.hidden_size
+        self.poolings_ = tuple(self.pooling.split("+"))
+        layer = encoder.num_hidden_layers if self.layer is None else self.layer
+        self.spec_ = encoder.spec(layers=[layer], pooling=self.poolings_)
+        self.n_features_out_ = len(self.poolings_) * self.spec_.hidden_size
         return self
 
     def transform(self, X: Sequence[Audio]) -> NDArray[np.float32]:
@@ -98,7 +105,7 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : sequence of path, or of ndarray of shape (num_samples,)
-            Audio files, or mono waveforms at 16 kHz.
+            Audio files, or mono waveforms at 16 kHz, as floating point numbers in -1..1.
 
         Returns
         -------
@@ -110,25 +117,41 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
         AudioError
             Where a file's audio can't be used.
         ValueError
-            Where a waveform is not one-dimensional, not finite, or too short for one frame.
+            Where ``X`` is one path, or a waveform is not one-dimensional, floating point, finite, and long enough for
+            one frame.
         EncoderError
-            Where the encoder that is found now has other weights than the one that was fitted.
+            Where the encoder that is found now is not the one that was fitted, or its numbers overflow.
         """
         check_is_fitted(self, "spec_")
+        if isinstance(X, (str, os.PathLike)):
+            msg = f"X must be a sequence of recordings. Got the one path {os.fspath(X)!r} instead; put it into a list."
+            raise ValueError(msg)
         encoder = self._load()
-        if encoder.weights_hash != self.spec_.weights_hash:
-            msg = f"{self.model_id}: its weights are not those that the embedder was fitted with; find those, or fit again."
+        found_now = encoder.spec(layers=self.spec_.layers, pooling=self.spec_.pooling)
+        if differences := found_now.differences(self.spec_, ignore=("model_id", "revision")):
+            told = describe_differences(differences, mine="found", theirs="fitted")
+            msg = f"{self.model_id}: not the encoder that the embedder was fitted with: {told}. Find that one, or fit again."
             raise EncoderError(msg)
-        waveforms = [self._waveform(audio, encoder) for audio in X]
-        embeddings = embed_all(encoder, self.spec_, waveforms, batch_seconds=self.batch_seconds)
-        asked = self.pooling.split("+")
-        return np.concatenate([embeddings[name][:, 0] for name in asked], axis=1)
+        budget = make_budget(encoder, self.batch_seconds)
+        embeddings = np.empty((len(X), self.n_features_out_), np.float32)
+        for start in range(0, len(X), _BLOCK):
+            block = [
+                _waveform(audio, index, encoder)
+                for index, audio in enumerate(X[start : start + _BLOCK], start)
+            ]
+            for one in embed_all(encoder, self.spec_, block, budget):
+                index = start + one.index
+                if one.reason:
+                    msg = f"{_name(X[index], index)}: {one.reason}"
+                    raise EncoderError(msg)
+                embeddings[index] = np.concatenate([one.pooled[name][0] for name in self.poolings_])
+        return embeddings
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Return names such as ``mean_0``; what went in has none."""
         check_is_fitted(self, "spec_")
         size = self.spec_.hidden_size
-        names = [f"{name}_{index}" for name in self.pooling.split("+") for index in range(size)]
+        names = [f"{name}_{index}" for name in self.poolings_ for index in range(size)]
         return np.array(names, dtype=object)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,56 +174,6 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
             held = self._encoder = (asked, encoder)
         return held[1]
 
-    def _spec(self, encoder: Encoder) -> FeatureSpec:
-        layer = encoder.num_hidden_layers if self.layer is None else self.layer
-        return encoder.spec(layers=[layer], pooling=self.pooling.split("+"))
-
-    def _waveform(self, audio: Audio, encoder: Encoder) -> NDArray[np.float32]:
-        if isinstance(audio, (str, os.PathLike)):
-            recording = decode(Path(audio), sample_rate=encoder.sample_rate, min_samples=encoder.min_samples)
-            return recording.waveform
-        waveform = np.asarray(audio, dtype=np.float32)
-        if waveform.ndim != 1 or not np.isfinite(waveform).all():
-            msg = f"a waveform must be one-dimensional and finite. Got shape {waveform.shape} instead."
-            raise ValueError(msg)
-        return waveform
-
-
-def embed_all(
-    encoder: Encoder,
-    spec: FeatureSpec,
-    waveforms: Sequence[NDArray[np.float32]],
-    *,
-    batch_seconds: float | None = None,
-) -> dict[str, NDArray[np.float32]]:
-    """Embed waveforms in batches and return them in their own order.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (n, layers, hidden_size)
-        One array per pooling of the spec.
-
-    Raises
-    ------
-    ValueError
-        Where a waveform is too short for one frame.
-    """
-    shape = (len(waveforms), len(spec.layers), spec.hidden_size)
-    embeddings = {name: np.empty(shape, np.float32) for name in spec.pooling}
-    seconds = batch_seconds or BATCH_SECONDS[encoder.device.type]
-    batches = make_batches(
-        [len(waveform) for waveform in waveforms],
-        max_padded_samples=math.ceil(seconds * spec.sample_rate),
-        equal_lengths=not encoder.pads,
-    )
-    with torch.inference_mode(), exact_products():
-        for batch in batches:
-            made = embed(encoder, spec, [waveforms[index] for index in batch])
-            for index, (pooled, _, _) in zip(batch, made, strict=True):
-                for name, vectors in pooled.items():
-                    embeddings[name][index] = vectors
-    return embeddings
-
 
 def embed_files(
     encoder: Encoder, spec: FeatureSpec, paths: Sequence[Path], *, jobs: int = 2
@@ -212,12 +185,53 @@ def embed_files(
     readings : list of Reading
         In the order of the paths; those without a recording say why.
     embeddings : dict of str to ndarray of shape (n, layers, hidden_size)
-        Of the readings with a recording, in their order.
+        Of the readings with a recording, in their order. A reading whose numbers overflow has none.
     """
     utterances = [Utterance(id=str(path), path=str(path)) for path in paths]
+    budget = make_budget(encoder)
     windows = read_windows(
         utterances, Path(), sample_rate=spec.sample_rate, min_samples=encoder.min_samples, jobs=jobs
     )
-    for window in windows:
-        waveforms = [reading.recording.waveform for reading in window if reading.recording]
-        yield window, embed_all(encoder, spec, waveforms)
+    with contextlib.closing(windows):
+        for window in windows:
+            waveforms = [reading.recording.waveform for reading in window if reading.recording]
+            found = iter(embed_all(encoder, spec, waveforms, budget))
+            readings: list[Reading] = []
+            matrices: list[dict[str, NDArray[np.float32]]] = []
+            for reading in window:
+                one = next(found) if reading.recording else None
+                if one is not None and one.reason:
+                    readings.append(dataclasses.replace(reading, recording=None, reason=one.reason))
+                    continue
+                readings.append(reading)
+                matrices += [one.pooled] if one is not None else []
+            shape = (len(matrices), len(spec.layers), spec.hidden_size)
+            yield (
+                readings,
+                {
+                    name: np.array([pooled[name] for pooled in matrices], np.float32).reshape(shape)
+                    for name in spec.pooling
+                },
+            )
+
+
+def _name(audio: Audio, index: int) -> str:
+    return os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else f"X[{index}]"
+
+
+def _waveform(audio: Audio, index: int, encoder: Encoder) -> NDArray[np.float32]:
+    if isinstance(audio, (str, os.PathLike)):
+        recording = decode(Path(audio), sample_rate=encoder.sample_rate, min_samples=encoder.min_samples)
+        return recording.waveform
+    waveform = np.asarray(audio)
+    # Integers would be full scale at 32768, or at anything else.
+    if waveform.ndim != 1 or waveform.dtype.kind != "f":
+        msg = f"X[{index}]: a waveform must be one-dimensional and floating point. Got {waveform.dtype} of shape {waveform.shape} instead."
+        raise ValueError(msg)
+    if not np.isfinite(waveform).all():
+        msg = f"X[{index}]: a waveform must be finite. Got NaN or infinity instead."
+        raise ValueError(msg)
+    if len(waveform) < encoder.min_samples:
+        msg = f"X[{index}]: a waveform must have at least {encoder.min_samples} samples, for one frame. Got {len(waveform)} instead."
+        raise ValueError(msg)
+    return waveform.astype(np.float32, copy=False)

@@ -5,23 +5,18 @@ import dataclasses
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from cache import CacheError, CacheWriter, Duplicate, Failure, FeatureSpec, Row, Utterance
 from sslfeat.audio import Recording
-from sslfeat.batching import make_batches
-from sslfeat.encoder import Encoder, exact_products
+from sslfeat.embed import Embedded, embed_batches, make_budget
+from sslfeat.encoder import Encoder
 from sslfeat.parts import Parts
-from sslfeat.pooling import pool
 from sslfeat.reading import Reading, read_windows, stamp
-
-# Small batches of near-equal length win on a CPU, large ones on a GPU.
-BATCH_SECONDS = {"cpu": 12.0, "cuda": 320.0}
 
 # A part is committed when it holds this much, or has been open for so long: what a kill may cost.
 _PART_BYTES = 2**28
@@ -53,11 +48,11 @@ class Extraction:
     audio_seconds, wall_seconds : float
         Of this run's rows, and of the run.
     failures : list of Failure
-        All there are in the cache, of this run and earlier ones.
+        Of the utterances that were asked for, those that have no row, found by this run or an earlier one.
     duplicates : list of Duplicate
         Likewise.
     gone : list of str
-        Ids in the cache whose utterances are not in the corpus any more; their rows are kept.
+        Ids in the cache whose utterances, or their files, are not in the corpus any more; their rows are kept.
     set_aside : list of str
         What was wrong with parts of an earlier run, which were done again.
     """
@@ -92,15 +87,15 @@ def extract(
     utterances : sequence of Utterance
         With distinct ids.
     cache_path : str or Path
-        The cache, new or of an earlier run under an equal spec. An utterance that it holds, from a file of the
-        same size and time and with the same labels, is not done again; failures are tried again.
+        The cache, new or of an earlier run under an equal spec. An utterance that it holds unchanged, from a file
+        of the same size and time or one that is not there any more, is not done again; failures are tried again.
     root : str or Path
         What relative paths of utterances start from.
     encoder : Encoder
     spec : FeatureSpec
         As ``encoder.spec`` makes it.
     batch_seconds : float, optional
-        Most seconds of audio, padding counted, that are encoded at once; ``BATCH_SECONDS`` by default. A batch
+        Most seconds of audio, padding counted, that are encoded at once; what suits the device by default. A batch
         that does not fit into memory is halved, and so are those after it.
     jobs : int
         Threads that decode.
@@ -119,39 +114,42 @@ def extract(
         Where the cache can't be read or written, or is being written by another process.
     SpecMismatchError
         Where the cache was made under another spec.
+    ValueError
+        Where two utterances have one id.
     """
     started = time.monotonic()
-    cache_path = Path(cache_path)
+    cache_path, root = Path(cache_path), Path(root)
     with Parts(cache_path, spec, overwrite=overwrite) as parts:
-        todo, settled = _plan(utterances, parts, Path(root))
-        run = _Run(parts, encoder, spec, settled, batch_seconds or BATCH_SECONDS[encoder.device.type])
+        plan = _plan(utterances, parts, root)
+        run = _Run(parts, plan, encoder, spec, batch_seconds)
 
         def report() -> None:
             if progress is not None:
-                progress(run.progress(len(todo), time.monotonic() - started))
+                progress(run.progress(len(plan.todo), time.monotonic() - started))
 
         windows = read_windows(
-            todo, Path(root), sample_rate=spec.sample_rate, min_samples=encoder.min_samples, jobs=jobs
+            plan.todo, root, sample_rate=spec.sample_rate, min_samples=encoder.min_samples, jobs=jobs
         )
-        with contextlib.closing(windows), torch.inference_mode(), exact_products():
+        with contextlib.closing(windows):
             run.go(windows, report)
-        parts.finish(software_versions())
-        failures, duplicates, gone = [], [], []
+        parts.finish(run.software)
+        failures, duplicates, gone = [], [], set(plan.unreachable)
         asked = {utterance.id for utterance in utterances}
         corpora = {utterance.corpus for utterance in utterances}
         for cache in parts.caches():
-            failures, duplicates = cache.failures, cache.duplicates
+            failures = [failure for failure in cache.failures if failure.id in asked]
+            duplicates = [duplicate for duplicate in cache.duplicates if duplicate.id in asked]
             held = zip(cache.utterance_ids.tolist(), cache.corpora.tolist(), strict=True)
-            gone = [identity for identity, corpus in held if corpus in corpora and identity not in asked]
+            gone |= {identity for identity, corpus in held if corpus in corpora and identity not in asked}
     return Extraction(
         cache_path=cache_path,
         num_written=run.num_written,
-        num_kept=len(utterances) - len(todo),
+        num_kept=len(utterances) - len(plan.todo),
         audio_seconds=run.audio_seconds,
         wall_seconds=time.monotonic() - started,
         failures=failures,
         duplicates=duplicates,
-        gone=gone,
+        gone=sorted(gone),
         set_aside=parts.set_aside,
     )
 
@@ -165,56 +163,99 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
-@dataclasses.dataclass(slots=True)
-class _Settled:
-    """What earlier runs and this one have found out so far."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is left to do, and what earlier runs found out that bears on it."""
 
-    originals: dict[str, tuple[str, str]]  # audio hash -> id, label
+    todo: list[Utterance]  # by id
+    originals: dict[str, tuple[str, str]]  # audio hash -> id and label of the row that has it
     failures: dict[str, str]  # id -> reason
+    unreachable: list[str]  # ids of what is held, but has no file any more
 
 
-def _plan(utterances: Iterable[Utterance], parts: Parts, root: Path) -> tuple[list[Utterance], _Settled]:
-    """Return what is left to do, by id, and what is settled."""
-    statements: dict[str, tuple[Utterance | str, int, int]] = {}
-    hashes: dict[str, str] = {}
-    settled = _Settled({}, {})
-    for cache in parts.caches():
-        for row in cache.rows():
-            statements[row.utterance.id] = (row.utterance, row.file_size, row.file_mtime_ns)
-            hashes[row.utterance.id] = row.audio_hash
-            settled.failures.pop(row.utterance.id, None)
+def _plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> _Plan:
+    """Compare what is asked with what is committed, by columns: there may be a million rows."""
+    place = {utterance.id: index for index, utterance in enumerate(utterances)}
+    if len(place) < len(utterances):
+        twice = next(one.id for index, one in enumerate(utterances) if place[one.id] != index)
+        msg = f"utterances must have distinct ids. Got {twice!r} twice."
+        raise ValueError(msg)
+    stamps = np.array([stamp(root / utterance.path) for utterance in utterances], np.int64).reshape(-1, 2)
+    missing = (stamps == 0).all(axis=1)
+    settled = np.zeros(len(utterances), bool)
+    failures: dict[str, str] = {}
+    duplicates: dict[str, Duplicate] = {}
+    for cache in parts.caches():  # the newest statement about an utterance holds
+        ids = cache.utterance_ids.tolist()
+        places = np.array([place.get(identity, -1) for identity in ids], np.intp)
+        rows = np.flatnonzero(places >= 0)
+        places = places[rows]
+        asked = [utterances[index] for index in places.tolist()]
+        held = np.stack([cache.column(name)[rows] for name in ("file_size", "file_mtime_ns")], axis=1)
+        same = missing[places] | (held == stamps[places]).all(axis=1)
+        for field in dataclasses.fields(Utterance):
+            wanted = np.array(list(map(attrgetter(field.name), asked)), dtype=field.type)
+            same &= cache.column(field.name)[rows] == wanted
+        settled[places] = same
+        for identity in (failures.keys() | duplicates.keys()) & set(ids):
+            failures.pop(identity, None)
+            duplicates.pop(identity, None)
         for duplicate in cache.duplicates:
-            statements[duplicate.id] = (duplicate.label, duplicate.file_size, duplicate.file_mtime_ns)
-            hashes.pop(duplicate.id, None)
+            duplicates[duplicate.id] = duplicate
+            failures.pop(duplicate.id, None)
         for failure in cache.failures:
-            statements.pop(failure.id, None)
-            hashes.pop(failure.id, None)
-            settled.failures[failure.id] = failure.reason
-    todo = []
-    for utterance in sorted(utterances, key=lambda utterance: utterance.id):
-        seen = stamp(root / utterance.path)
-        if statements.get(utterance.id) not in ((utterance, *seen), (utterance.label, *seen)):
-            todo.append(utterance)
-            hashes.pop(utterance.id, None)
-    for identity, audio_hash in hashes.items():
-        held = statements[identity][0]
-        settled.originals[audio_hash] = (identity, held.label if isinstance(held, Utterance) else held)
-    return todo, settled
+            failures[failure.id] = failure.reason
+            duplicates.pop(failure.id, None)
+        unsettled = [place[identity] for identity in (duplicates.keys() | failures.keys()) & place.keys()]
+        settled[unsettled] = False
+    originals: dict[str, tuple[str, str]] = {}
+    if duplicates or not settled.all():
+        redone = {utterances[index].id for index in np.flatnonzero(~settled).tolist()}
+        originals = _originals(parts, redone)
+    # A duplicate is settled as long as its original is.
+    for identity in duplicates.keys() & place.keys():
+        index, duplicate = place[identity], duplicates[identity]
+        settled[index] = (
+            duplicate.audio_hash in originals
+            and (duplicate.path, duplicate.label) == (utterances[index].path, utterances[index].label)
+            and (missing[index] or stamps[index].tolist() == [duplicate.file_size, duplicate.file_mtime_ns])
+        )
+    todo = [utterances[index] for index in np.flatnonzero(~settled).tolist()]
+    return _Plan(
+        todo=sorted(todo, key=attrgetter("id")),
+        originals=originals,
+        failures=failures,
+        unreachable=[utterances[index].id for index in np.flatnonzero(settled & missing).tolist()],
+    )
+
+
+def _originals(parts: Parts, redone: set[str]) -> dict[str, tuple[str, str]]:
+    """Return audio hash -> id and label of the rows that stay as they are; of equal ones the smallest id."""
+    held: dict[str, tuple[str, str]] = {}  # id -> audio hash, label
+    for cache in parts.caches():
+        labelled = zip(cache.audio_hashes.tolist(), cache.labels.tolist(), strict=True)
+        held.update(zip(cache.utterance_ids.tolist(), labelled, strict=True))
+        for identity in [one.id for one in cache.failures] + [one.id for one in cache.duplicates]:
+            held.pop(identity, None)
+    return {held[one][0]: (one, held[one][1]) for one in sorted(held.keys() - redone, reverse=True)}
 
 
 class _Run:
     """One run's encoding: windows in, committed parts out."""
 
     def __init__(
-        self, parts: Parts, encoder: Encoder, spec: FeatureSpec, settled: _Settled, batch_seconds: float
+        self, parts: Parts, plan: _Plan, encoder: Encoder, spec: FeatureSpec, batch_seconds: float | None
     ) -> None:
         self.parts = parts
         self.encoder = encoder
         self.spec = spec
-        self.settled = settled
-        self.max_padded_samples = max(1, round(batch_seconds * spec.sample_rate))
+        self.software = software_versions()
         self.num_done = self.num_written = self.num_failures = 0
         self.audio_seconds = 0.0
+        self._budget = make_budget(encoder, batch_seconds)
+        self._originals = plan.originals
+        self._known_failures = plan.failures
+        self._unusable: dict[str, str] = {}  # audio hash -> reason
         self._open_part()
 
     def progress(self, total: int, wall_seconds: float) -> Progress:
@@ -228,157 +269,111 @@ class _Run:
         )
 
     def go(self, windows: Iterable[list[Reading]], report: Callable[[], None]) -> None:
-        """Encode the windows and commit them in parts; what was encoded before an interruption is committed too."""
+        """Encode the windows and commit them in parts; what was encoded before an error or Ctrl-C is committed too."""
         report()
         try:
             for window in windows:
-                for batch in self._batches(window):
-                    self._encode_batch(batch)
-                    report()
-                report()
-                if self._part.nbytes > _PART_BYTES or time.monotonic() > self._due:
-                    self._commit()
-        except KeyboardInterrupt:
+                self._do(window, report)
+        finally:
             self._commit()
-            raise
-        self._commit()
+
+    def _do(self, window: Sequence[Reading], report: Callable[[], None]) -> None:
+        firsts: list[tuple[Reading, Recording]] = []
+        repeats: list[tuple[Reading, Recording]] = []
+        for reading in window:
+            if reading.recording is None:
+                self._fail(reading, reading.reason)
+            else:
+                is_first = self._is_first(reading.utterance, reading.recording.audio_hash)
+                (firsts if is_first else repeats).append((reading, reading.recording))
+        waveforms = [recording.waveform for _, recording in firsts]
+        for batch in embed_batches(self.encoder, self.spec, waveforms, self._budget):
+            for embedded in batch:
+                self._keep(*firsts[embedded.index], embedded)
+            report()
+            self._commit_where_due()
+        for reading, recording in repeats:
+            self._repeat(reading, recording.audio_hash)
+        report()
+        self._commit_where_due()
+
+    def _is_first(self, utterance: Utterance, audio_hash: str) -> bool:
+        """Return whether no utterance of a smaller id has these samples, and note it as the one that has them."""
+        held = self._originals.get(audio_hash)
+        if audio_hash in self._unusable or (held is not None and held[0] < utterance.id):
+            return False
+        self._originals[audio_hash] = (utterance.id, utterance.label)
+        return True
+
+    def _keep(self, reading: Reading, recording: Recording, embedded: Embedded) -> None:
+        reason = embedded.reason
+        if not reason:
+            row = Row(
+                utterance=reading.utterance,
+                audio_hash=recording.audio_hash,
+                num_samples=len(recording.waveform),
+                num_frames=embedded.num_frames,
+                file_size=reading.file_size,
+                file_mtime_ns=reading.file_mtime_ns,
+            )
+            try:
+                self._part.add(row, embedded.pooled, embedded.frames)
+            except CacheError as error:
+                reason = str(error).removeprefix(f"{self._part.path}: {reading.utterance.id!r}: ")
+        if reason:
+            self._unusable[recording.audio_hash] = reason
+            self._fail(reading, reason)
+            return
+        self._num_statements += 1
+        self.num_written += 1
+        self.num_done += 1
+        self.audio_seconds += len(recording.waveform) / self.spec.sample_rate
+
+    def _repeat(self, reading: Reading, audio_hash: str) -> None:
+        if audio_hash in self._unusable:
+            self._fail(reading, self._unusable[audio_hash])
+            return
+        original_id, original_label = self._originals[audio_hash]
+        duplicate = Duplicate(
+            id=reading.utterance.id,
+            path=reading.utterance.path,
+            original_id=original_id,
+            label=reading.utterance.label,
+            original_label=original_label,
+            audio_hash=audio_hash,
+            file_size=reading.file_size,
+            file_mtime_ns=reading.file_mtime_ns,
+        )
+        self._part.add_duplicate(duplicate)
+        self._num_statements += 1
+        self.num_done += 1
+
+    def _fail(self, reading: Reading, reason: str) -> None:
+        self.num_done += 1
+        self.num_failures += 1
+        # Failures are tried again by every run; one that fails as before leaves nothing to write.
+        if self._known_failures.get(reading.utterance.id) != reason:
+            failure = Failure(
+                id=reading.utterance.id,
+                path=reading.utterance.path,
+                reason=reason,
+                file_size=reading.file_size,
+                file_mtime_ns=reading.file_mtime_ns,
+            )
+            self._part.add_failure(failure)
+            self._num_statements += 1
 
     def _open_part(self) -> None:
-        self._part = CacheWriter(
-            self.parts.next_path(), self.spec, complete=False, software=software_versions()
-        )
+        self._part = CacheWriter(self.parts.next_path(), self.spec, complete=False, software=self.software)
         self._num_statements = 0
         self._due = time.monotonic() + _PART_SECONDS
+
+    def _commit_where_due(self) -> None:
+        if self._part.nbytes > _PART_BYTES or time.monotonic() > self._due:
+            self._commit()
 
     def _commit(self) -> None:
         if self._num_statements:
             with self._part:
                 pass  # leaving the block writes the part
         self._open_part()
-
-    def _batches(self, window: Sequence[Reading]) -> Iterator[list[tuple[Reading, Recording]]]:
-        """Settle what can't or needn't be encoded, and yield the rest in batches."""
-        usable: list[tuple[Reading, Recording]] = []
-        for read in window:
-            if read.recording is None:
-                self._fail(read, read.reason)
-                continue
-            utterance, audio_hash = read.utterance, read.recording.audio_hash
-            original, label = self.settled.originals.setdefault(audio_hash, (utterance.id, utterance.label))
-            if original == utterance.id:
-                usable.append((read, read.recording))
-            else:
-                self._repeat(read, audio_hash, original, label)
-        lengths = [len(recording.waveform) for _, recording in usable]
-        batches = make_batches(
-            lengths, max_padded_samples=self.max_padded_samples, equal_lengths=not self.encoder.pads
-        )
-        for batch in batches:
-            yield [usable[index] for index in batch]
-
-    def _encode_batch(self, batch: list[tuple[Reading, Recording]]) -> None:
-        longest = len(batch[0][1].waveform)
-        if len(batch) > 1 and longest * len(batch) > self.max_padded_samples:
-            half = len(batch) // 2
-            self._encode_batch(batch[:half])
-            self._encode_batch(batch[half:])
-            return
-        try:
-            features = list(embed(self.encoder, self.spec, [recording.waveform for _, recording in batch]))
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                seconds = longest / self.spec.sample_rate
-                self._fail(
-                    batch[0][0],
-                    f"{seconds:.0f} s of audio do not fit into the memory of {self.encoder.device}.",
-                )
-                return
-            self.max_padded_samples = longest * len(batch) // 2
-            torch.cuda.empty_cache()
-            self._encode_batch(batch)
-            return
-        for (read, recording), (pooled, frames, num_frames) in zip(batch, features, strict=True):
-            row = Row(
-                utterance=read.utterance,
-                audio_hash=recording.audio_hash,
-                num_samples=len(recording.waveform),
-                num_frames=num_frames,
-                file_size=read.file_size,
-                file_mtime_ns=read.file_mtime_ns,
-            )
-            try:
-                self._part.add(row, pooled, frames)
-            except CacheError as error:
-                self._fail(read, str(error).removeprefix(f"{self._part.path}: "))
-                continue
-            self._num_statements += 1
-            self.num_written += 1
-            self.num_done += 1
-            self.audio_seconds += len(recording.waveform) / self.spec.sample_rate
-
-    def _fail(self, read: Reading, reason: str) -> None:
-        self.num_done += 1
-        self.num_failures += 1
-        # Failures are tried again by every run; one that fails as before leaves nothing to write.
-        if self.settled.failures.get(read.utterance.id) != reason:
-            failure = Failure(
-                id=read.utterance.id,
-                path=read.utterance.path,
-                reason=reason,
-                file_size=read.file_size,
-                file_mtime_ns=read.file_mtime_ns,
-            )
-            self._part.add_failure(failure)
-            self._num_statements += 1
-
-    def _repeat(self, read: Reading, audio_hash: str, original: str, original_label: str) -> None:
-        self.num_done += 1
-        duplicate = Duplicate(
-            id=read.utterance.id,
-            path=read.utterance.path,
-            original_id=original,
-            label=read.utterance.label,
-            original_label=original_label,
-            audio_hash=audio_hash,
-            file_size=read.file_size,
-            file_mtime_ns=read.file_mtime_ns,
-        )
-        self._part.add_duplicate(duplicate)
-        self._num_statements += 1
-
-
-def embed(
-    encoder: Encoder, spec: FeatureSpec, waveforms: Sequence[NDArray[np.float32]]
-) -> Iterator[tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None, int]]:
-    """Encode and pool one batch.
-
-    Parameters
-    ----------
-    encoder : Encoder
-    spec : FeatureSpec
-        Which layers, poolings and frames to make.
-    waveforms : sequence of ndarray of shape (num_samples,)
-        As `Encoder.encode` takes them.
-
-    Yields
-    ------
-    pooled : dict of str to ndarray of shape (layers, hidden_size)
-    frames : ndarray of shape (layers, num_frames, hidden_size) or None
-    num_frames : int
-    """
-    counts, states = encoder.encode(waveforms)
-    pooled: dict[str, list[torch.Tensor]] = {name: [] for name in spec.pooling}
-    frames: list[torch.Tensor] = []
-    for layer, hidden in enumerate(states):
-        if layer in spec.layers:
-            for name, vectors in pool(hidden, counts, spec.pooling).items():
-                pooled[name].append(vectors)
-            if spec.frames:
-                frames.append(hidden.float())
-        if layer == spec.layers[-1]:
-            break
-    arrays = {name: torch.stack(vectors, 1).cpu().numpy() for name, vectors in pooled.items()}
-    kept = torch.stack(frames, 1).cpu().numpy() if spec.frames else None  # (utterance, layer, frame, hidden)
-    for index, count in enumerate(counts.tolist()):
-        one = {name: array[index] for name, array in arrays.items()}
-        yield one, None if kept is None else kept[index, :, :count], count

@@ -4,9 +4,10 @@ Each part is a complete cache of its own in the folder ``NAME.h5.parts`` beside 
 was committed survives the death of the run that wrote it.
 """
 
+import contextlib
 import fcntl
-import glob
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,20 +49,15 @@ class Parts:
 
     def __enter__(self) -> Self:
         check_target(self.cache_path)
-        self._take_lock()
-        try:
-            # What killed runs were writing; no one else writes here now.
-            for folder, name in ((self.directory, "part-"), (self.cache_path.parent, self.cache_path.name)):
-                for path in folder.glob(f".{glob.escape(name)}*.tmp"):
-                    path.unlink()
-            if self.overwrite:
-                self._clear()
-                self.cache_path.unlink(missing_ok=True)
-            for path in self._committed():
-                self._check_spec(path)
-        except BaseException:
-            self._release()
-            raise
+        with self._explained():
+            try:
+                self._take_lock()
+                self._sweep()
+                for path in self._committed():
+                    self._check(path)
+            except BaseException:
+                self._release()
+                raise
         return self
 
     def __exit__(
@@ -77,7 +73,7 @@ class Parts:
 
     def next_path(self) -> Path:
         """Return the name of the next part, after all the others in order."""
-        numbers = [int(path.stem.removeprefix("part-")) for path in self._files()]
+        numbers = [int(path.stem.removeprefix("part-")) for path in self.directory.glob("part-*")]
         return self.directory / f"part-{max(numbers, default=0) + 1:08d}.h5"
 
     def finish(self, software: dict[str, str]) -> bool:
@@ -85,7 +81,8 @@ class Parts:
         if not self._files():
             return False
         merge(self.cache_path, self._committed(), software=software, overwrite=True)
-        self._clear()
+        with self._explained():
+            self._clear()
         return True
 
     def _files(self) -> list[Path]:
@@ -96,10 +93,24 @@ class Parts:
         return final + self._files()
 
     def _clear(self) -> None:
+        # Oldest first: what is left after a kill is still newer than the final file.
         for path in self._files():
             path.unlink()
 
-    def _check_spec(self, path: Path) -> None:
+    def _sweep(self) -> None:
+        """Remove what killed runs were writing, and all the rest where that is asked."""
+        name = rf"\.(part-\d+\.h5|{re.escape(self.cache_path.name)})\.\d+-[0-9a-f]+\.tmp"
+        for folder in (self.directory, self.cache_path.parent):
+            for path in folder.glob(".*.tmp"):
+                if re.fullmatch(name, path.name):
+                    path.unlink()
+        if self.overwrite:
+            self._clear()
+            for path in self.directory.glob("*.damaged"):
+                path.unlink()
+            self.cache_path.unlink(missing_ok=True)
+
+    def _check(self, path: Path) -> None:
         spec = self.spec
         try:
             with FeatureCache(path) as cache:
@@ -122,12 +133,11 @@ class Parts:
     def _take_lock(self) -> None:
         lock = self.directory / "lock"
         while self._lock < 0:
+            self.directory.mkdir(exist_ok=True)
             try:
-                self.directory.mkdir(exist_ok=True)
                 descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-            except OSError as error:
-                msg = f"{self.cache_path}: can't be written ({error.strerror}: {error.filename})."
-                raise CacheError(msg) from error
+            except FileNotFoundError:
+                continue  # its last holder has just removed the folder
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -144,14 +154,25 @@ class Parts:
         os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
     def _release(self) -> None:
-        """Let go of the lock, and of the folder where nothing is left in it."""
+        """Let go of the lock, and of the folder where nothing else is in it."""
         if self._lock < 0:
             return
-        if {path.name for path in self.directory.iterdir()} == {"lock"}:
-            (self.directory / "lock").unlink()
-            self.directory.rmdir()
+        # Another process may be just about to take it, or the disk may be read-only by now: then they stay.
+        with contextlib.suppress(OSError):
+            if {path.name for path in self.directory.iterdir()} == {"lock"}:
+                (self.directory / "lock").unlink()
+                self.directory.rmdir()
         os.close(self._lock)
         self._lock = -1
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            msg = f"{self.cache_path}: can't be written ({error.strerror}{where})."
+            raise CacheError(msg) from error
 
 
 def check_target(cache_path: Path) -> None:

@@ -75,6 +75,9 @@ def read_windows(
             # A cache is carried to other machines, where this one's folders mean nothing.
             reason = str(error).removeprefix(f"{path}: ")
             return Reading(utterance=utterance, file_size=size, file_mtime_ns=mtime_ns, reason=reason)
+        except Exception as error:
+            error.add_note(f"while decoding {path}")
+            raise
         return Reading(utterance=utterance, file_size=size, file_mtime_ns=mtime_ns, recording=recording)
 
     def windows() -> Iterator[list[Reading]]:
@@ -102,6 +105,10 @@ def read_windows(
     ):
         made = windows()
         under_way = gatherer.submit(next, made, None)
-        while (window := under_way.result()) is not None:
-            under_way = gatherer.submit(next, made, None)
-            yield window
+        try:
+            while (window := under_way.result()) is not None:
+                under_way = gatherer.submit(next, made, None)
+                yield window
+        finally:
+            # After an error or Ctrl-C nobody waits for the rest of a window.
+            threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,168 @@
+"""Waveforms in, pooled layers out: in batches that fit into memory, each utterance checked on its own."""
+
+import dataclasses
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.schema import FeatureSpec
+from sslfeat.batching import make_batches
+from sslfeat.encoder import Encoder, exact_products
+from sslfeat.pooling import pool
+
+# Small batches of near-equal length win on a CPU, large ones on a GPU.
+BATCH_SECONDS = {"cpu": 12.0, "cuda": 320.0}
+
+_WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32"}
+
+
+@dataclasses.dataclass(slots=True)
+class Budget:
+    """Most padded samples that are encoded at once; it shrinks where memory ends, and stays so."""
+
+    max_padded_samples: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """What became of one waveform.
+
+    Parameters
+    ----------
+    index : int
+        Its place among the waveforms.
+    pooled : dict of str to ndarray of shape (layers, hidden_size)
+        One matrix per pooling of the spec.
+    frames : ndarray of shape (layers, num_frames, hidden_size) or None
+        Where the spec has frames.
+    num_frames : int
+    reason : str
+        Why the numbers can't be used, or why there are none; empty where all is well.
+    """
+
+    index: int
+    pooled: dict[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    frames: NDArray[np.float32] | None = None
+    num_frames: int = 0
+    reason: str = ""
+
+
+def make_budget(encoder: Encoder, batch_seconds: float | None = None) -> Budget:
+    """Return the budget of so many seconds of audio, by default what suits the encoder's device."""
+    seconds = batch_seconds or BATCH_SECONDS[encoder.device.type]
+    return Budget(max(1, round(seconds * encoder.sample_rate)))
+
+
+def embed_batches(
+    encoder: Encoder, spec: FeatureSpec, waveforms: Sequence[NDArray[np.float32]], budget: Budget
+) -> Iterator[list[Embedded]]:
+    """Encode and pool waveforms, batch by batch.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    spec : FeatureSpec
+        Which layers, poolings and frames to make.
+    waveforms : sequence of ndarray of shape (num_samples,)
+        As `Encoder.encode` takes them.
+    budget : Budget
+        A batch that memory doesn't hold is halved, and the budget with it.
+
+    Yields
+    ------
+    list of Embedded
+        Each waveform comes once, the longest first.
+
+    Raises
+    ------
+    ValueError
+        Where a waveform is too short for one frame.
+    """
+    lengths = [len(waveform) for waveform in waveforms]
+    batches = deque(
+        make_batches(lengths, max_padded_samples=budget.max_padded_samples, equal_lengths=not encoder.pads)
+    )
+    while batches:
+        batch = batches.popleft()
+        num_padded = lengths[batch[0]] * len(batch)
+        if len(batch) > 1 and num_padded > budget.max_padded_samples:
+            half = len(batch) // 2
+            batches.extendleft((batch[half:], batch[:half]))
+            continue
+        # The batch is tried again outside the handler, which holds on to the memory of the first attempt.
+        found = None
+        try:
+            found = _embed(encoder, spec, batch, [waveforms[index] for index in batch])
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        if found is not None:
+            yield found
+        elif len(batch) == 1:
+            seconds = num_padded / spec.sample_rate
+            reason = f"{seconds:.0f} s of audio don't fit into the memory of {encoder.device}; cut the file into shorter ones."
+            yield [Embedded(index=batch[0], reason=reason)]
+        else:
+            budget.max_padded_samples = num_padded // 2
+            torch.cuda.empty_cache()
+            batches.appendleft(batch)
+
+
+def embed_all(
+    encoder: Encoder, spec: FeatureSpec, waveforms: Sequence[NDArray[np.float32]], budget: Budget
+) -> list[Embedded]:
+    """Return what `embed_batches` yields, in the order of the waveforms."""
+    batches = embed_batches(encoder, spec, waveforms, budget)
+    return sorted(itertools.chain.from_iterable(batches), key=attrgetter("index"))
+
+
+@torch.inference_mode()
+def _embed(
+    encoder: Encoder, spec: FeatureSpec, batch: Sequence[int], waveforms: Sequence[NDArray[np.float32]]
+) -> list[Embedded]:
+    pooled: dict[str, list[torch.Tensor]] = {name: [] for name in spec.pooling}
+    frames: list[torch.Tensor] = []
+    with exact_products():
+        counts, states = encoder.encode(waveforms)
+        for layer, hidden in enumerate(states):
+            if layer in spec.layers:
+                for name, vectors in pool(hidden, counts, spec.pooling).items():
+                    pooled[name].append(vectors)
+                if spec.frames:
+                    frames.append(hidden.float())
+            if layer == spec.layers[-1]:
+                break
+    arrays = {name: torch.stack(vectors, 1).cpu().numpy() for name, vectors in pooled.items()}
+    kept = torch.stack(frames, 1).cpu().numpy() if frames else None  # (utterance, layer, frame, hidden)
+    found = []
+    for place, (index, count) in enumerate(zip(batch, counts.tolist(), strict=True)):
+        matrices = {name: array[place] for name, array in arrays.items()}
+        own_frames = None if kept is None else kept[place, :, :count]
+        reason = _overflow(spec, [*matrices.values(), *([] if own_frames is None else [own_frames])])
+        found.append(
+            Embedded(index=index, pooled=matrices, frames=own_frames, num_frames=count, reason=reason)
+        )
+    return found
+
+
+def _overflow(spec: FeatureSpec, arrays: Sequence[NDArray[np.float32]]) -> str:
+    """Return which layer of one utterance is not finite, or nothing; the first axis is that of the layers."""
+    sound = np.ones(len(spec.layers), bool)
+    for values in arrays:
+        sound &= np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    if sound.all():
+        return ""
+    layer = spec.layers[int(np.argmin(sound))]
+    if wider := _WIDER.get(spec.precision):
+        return f"layer {layer} overflows in {spec.precision}; extract with precision {wider}."
+    return f"layer {layer} is not finite in {spec.precision}; the encoder's weights are at fault."
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # A CPU's allocator raises no class of its own.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
