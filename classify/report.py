@@ -6,6 +6,7 @@
 import contextlib
 import dataclasses
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -83,22 +84,30 @@ def check_results_dir(results_dir: Path | str, *, overwrite: bool = False) -> No
     NotADirectoryError
         Where ``results_dir`` is a file.
     FileExistsError
-        Where it holds results, and ``overwrite`` is false.
+        Where it holds a file that would be written, and ``overwrite`` is false.
+    OSError
+        Where it, or the nearest folder above that is there, takes no file.
     """
     folder = Path(results_dir)
     if folder.exists() and not folder.is_dir():
         msg = f"{folder}: results need a folder. This is a file; choose another name."
         raise NotADirectoryError(msg)
-    if (folder / RESULTS).exists() and not overwrite:
-        msg = f"{folder}: already holds results. Choose another folder, or allow overwriting to replace them."
-        raise FileExistsError(msg)
+    if not overwrite:
+        _refuse_another_run(folder)
+    nearest = next(above for above in (folder, *folder.absolute().parents) if above.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        msg = f"{folder}: results can't be written here ({error.strerror or error}). Choose another folder."
+        raise OSError(msg) from error
 
 
-def _refuse_another_run(folder: Path, text: str) -> None:
+def _refuse_another_run(folder: Path, text: str | None = None) -> None:
     there = [name for name in RENDERERS if (folder / name).exists()]
     if not there:
         return
-    if RESULTS in there and (folder / RESULTS).read_bytes() == _encoded(text):
+    if text is not None and RESULTS in there and (folder / RESULTS).read_bytes() == _encoded(text):
         return
     msg = (
         f"{folder}: already holds {', '.join(there)} of another run. "
