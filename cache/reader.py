@@ -96,6 +96,11 @@ class FeatureCache:
         return self.column("split")
 
     @property
+    def intensities(self) -> NDArray[np.str_]:
+        """How strongly each row's emotion was acted, in its corpus's own word."""
+        return self.column("intensity")
+
+    @property
     def corpora(self) -> NDArray[np.str_]:
         """Corpus of each row."""
         return self.column("corpus")

@@ -47,10 +47,10 @@ class Utterance:
         Unique within a cache, and the order of its rows: corpus and name, as in ``emodb/03a01Fa``.
     path : str
         The audio file, relative to the corpus folder with forward slashes, or absolute.
-    corpus, speaker, sex, text, session, split : str
+    corpus, speaker, sex, text, session, split, intensity : str
         ``speaker`` carries the corpus (``emodb:03``), so that joined caches can't confuse two people;
         ``sex`` is ``female`` or ``male``; ``text`` names the sentence spoken; ``split`` is the corpus's own
-        train, dev or test.
+        train, dev or test; ``intensity`` is how strongly the emotion was acted, in the corpus's own word.
     label : str
         The emotion as a lower-case noun shared by all corpora: anger, boredom, disgust, fear, ...
     native_label : str
@@ -69,6 +69,7 @@ class Utterance:
     text: str = ""
     session: str = ""
     split: str = ""
+    intensity: str = ""
     start: float = 0.0
     end: float = math.inf
 

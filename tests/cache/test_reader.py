@@ -40,6 +40,7 @@ def write_version_1(path):
                 text="a07",
                 session="s1",
                 split="train",
+                intensity=("", "strong", "normal")[number],
                 start=0.5 * number,
             )
             row = Row(
@@ -83,6 +84,7 @@ def test_schema_version_1_reads_for_ever():
         assert cache.texts.tolist() == ["a07"] * 3
         assert cache.sessions.tolist() == ["s1"] * 3
         assert cache.splits.tolist() == ["train"] * 3
+        assert cache.intensities.tolist() == ["normal", "", "strong"]
         assert cache.column("start").tolist() == [1.0, 0.0, 0.5]
         assert cache.column("end").tolist() == [np.inf] * 3
         assert cache.audio_hashes.tolist() == [f"{number:032x}" for number in (2, 0, 1)]

@@ -24,6 +24,7 @@ def test_columns_are_those_of_schema_1():
         "text",
         "session",
         "split",
+        "intensity",
         "start",
         "end",
         "audio_hash",
@@ -82,6 +83,7 @@ utterances = st.builds(
     text=texts,
     session=texts,
     split=texts,
+    intensity=texts,
     start=st.floats(allow_nan=False),
     end=st.floats(allow_nan=False),
 )
