@@ -42,7 +42,8 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            click.echo("interrupted; what was committed is kept, and the same command goes on from there.", err=True)
+            goes_on = ctx.invoked_subcommand in ("extract", "fit")
+            click.echo("interrupted" + ("; what was finished is kept, and the same command goes on from there." if goes_on else "."), err=True)
             sys.exit(INTERRUPTED)
         except Exception as error:
             if ctx.params.get("debug"):
@@ -73,7 +74,7 @@ def _parse_layers(_context: click.Context, _option: click.Parameter, text: str) 
         return None
     layers: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             msg = f"layers are all, a range as 0-12, or a list as 6,9. Got {text!r} instead."
             raise click.BadParameter(msg)
@@ -86,6 +87,15 @@ def _parse_poolings(_context: click.Context, _option: click.Parameter, text: str
     if unknown := [name for name in poolings if name not in POOLINGS]:
         msg = f"pooling is out of {', '.join(POOLINGS)}, joined by commas. Got {unknown[0]!r} instead."
         raise click.BadParameter(msg)
+    return poolings
+
+
+def _parse_sides(_context: click.Context, _option: click.Parameter, poolings: Sequence[str]) -> Sequence[str]:
+    """Read ``mean``, or ``mean+std`` side by side."""
+    for pooling in poolings:
+        if unknown := [name for name in pooling.split("+") if name not in POOLINGS]:
+            msg = f"pooling is out of {', '.join(POOLINGS)}, or several joined by +. Got {unknown[0]!r} instead."
+            raise click.BadParameter(msg)
     return poolings
 
 
@@ -250,9 +260,12 @@ def merge(out_path: Path, cache_paths: tuple[Path, ...], overwrite: bool) -> Non
 @click.argument("cache_paths", metavar="CACHE.h5...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", "results_dir", required=True, type=click.Path(path_type=Path), help="Folder for results.json, results.csv, predictions.csv, report.html and the bundle.")
 @click.option("--classifier", "classifiers", multiple=True, default=("logistic", "feedforward"), help=f"Repeatable: {CLASSIFIERS}, or module:Class of any scikit-learn classifier.")
-@click.option("--layer", "layers", multiple=True, default=("all",), help="Repeatable: all, or a layer's number.")
-@click.option("--pooling", "poolings", multiple=True, default=("mean",), help="Repeatable: mean, std, or mean+std side by side.")
+@click.option("--layer", "layers", multiple=True, default=("all",), help="Repeatable: all, or a layer's number; or best, chosen inside each training part.")
+@click.option("--pooling", "poolings", multiple=True, default=("mean",), callback=_parse_sides, help="Repeatable: mean, std, or mean+std side by side.")
 @click.option("--protocol", default="leave-one-speaker-out", help=f"Who is tested on: {PROTOCOLS} (optimistic). docs/protocols.md says what each may claim.")
+@click.option("--tune", is_flag=True, help="Let each training part choose among the classifier's small grid of parameters.")
+@click.option("--speaker-norm", is_flag=True, help="Standardise per speaker, tested ones too; such rows are marked transductive.")
+@click.option("--baselines/--no-baselines", default=True, help="Rows for the most frequent label and for the utterances' lengths alone.")
 @click.option("--report-optimism", is_flag=True, help="Run the paper's protocol beside the chosen one and print the gap.")
 @click.option("--exclude-label", "exclude_labels", multiple=True, help="Repeatable: leave a label out.")
 @click.option("--merge-labels", multiple=True, callback=_parse_pairs, metavar="OLD=NEW", help="Repeatable: as excited=happiness.")
@@ -261,7 +274,7 @@ def merge(out_path: Path, cache_paths: tuple[Path, ...], overwrite: bool) -> Non
 @click.option("--device", default="cpu", help="Where feed-forward heads are trained: cpu, cuda or cuda:1.")
 @click.option("--overwrite", is_flag=True, help="Replace the results of another run in that folder.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str, ...], layers: tuple[str, ...], poolings: tuple[str, ...], protocol: str, report_optimism: bool, exclude_labels: tuple[str, ...], merge_labels: dict[str, str], jobs: int, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
+def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str, ...], layers: tuple[str, ...], poolings: tuple[str, ...], protocol: str, tune: bool, speaker_norm: bool, baselines: bool, report_optimism: bool, exclude_labels: tuple[str, ...], merge_labels: dict[str, str], jobs: int, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
     """Compare encoders, layers and classifiers on speakers they have not heard.
 
     \b
@@ -280,19 +293,28 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     from classify.tables import caution, headline, render_plain, render_table
     from sslfeat.terminal import show_progress, tell
 
-    if wrong := [layer for layer in layers if layer != "all" and not layer.isdigit()]:
-        msg = f"--layer takes all or a layer's number. Got {wrong[0]!r} instead."
+    words = set(layers) & {"all", "best"}
+    if wrong := [layer for layer in layers if layer not in words and not re.fullmatch(r"\d{1,3}", layer)]:
+        msg = f"--layer takes all, best, or a layer's number. Got {wrong[0]!r} instead."
+        raise click.UsageError(msg)
+    if "best" in words and len(layers) > 1:
+        msg = "--layer best chooses among all layers and stands alone."
         raise click.UsageError(msg)
     check_results_dir(results_dir, overwrite=overwrite)
     caches = [FeatureCache(path) for path in cache_paths]
-    with show_progress("rows", quiet=quiet) as show:
+    unfinished = results_dir / "unfinished.jsonl"
+    with show_progress("fits", quiet=quiet) as show:
         comparison = compare(
             caches,
             classifiers=classifiers,
-            layers="all" if "all" in layers else [int(layer) for layer in layers],
+            layers=min(words) if words else [int(layer) for layer in layers],
             poolings=poolings,
             protocol=protocol,
+            tune=tune,
+            speaker_norm=speaker_norm,
+            baselines=baselines,
             report_optimism=report_optimism,
+            checkpoint=unfinished,
             exclude_labels=exclude_labels,
             merge_labels=merge_labels,
             n_jobs=jobs,
@@ -304,11 +326,12 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     best = comparison.best
     with contextlib.ExitStack() as stack:
         bundle: Bundle | None = None
-        if best.layer is not None:
+        if not best.transductive and best.selection != "none":
             stack.enter_context(_warnings_as_lines())
             options: dict[str, Any] = {"exclude_labels": exclude_labels, "merge_labels": merge_labels}
             bundle = Bundle.fit(name_caches(caches)[best.cache], best, random_state=seed, **options)
     written = write_results(comparison, results_dir, overwrite=overwrite)
+    unfinished.unlink(missing_ok=True)
     if bundle is not None:
         bundle.save(results_dir / "bundle", overwrite=True)
     if sys.stdout.isatty():
@@ -381,18 +404,33 @@ def predict(bundle_dir: Path, audio: tuple[Path, ...], cache_path: Path | None, 
     if cache_path is not None:
         from cache import FeatureCache
 
-        with FeatureCache(cache_path) as cache:
+        with FeatureCache(cache_path) as cache, _lead_with(cache_path):
             bundle.check_spec(cache.spec)
             names, features = cache.utterance_ids.tolist(), cache.features(bundle.layer, bundle.pooling)
     else:
         names, features, failures = _embed_files(bundle, audio, model_id, device, jobs, quiet)
+    labels: list[str] = []
+    shares: dict[str, list[float]] = {}
     if names:
-        shares = bundle.predict_proba(features) if bundle.has_probabilities else None
         labels = bundle.predict(features).tolist()
-        print_predictions(names, labels, {} if shares is None else dict(zip(bundle.labels, shares.T.tolist(), strict=True)), form)
+        if bundle.has_probabilities:
+            shares = dict(zip(bundle.labels, bundle.predict_proba(features).T.tolist(), strict=True))
+    print_predictions(names, labels, shares, form)
     tell_some("failed:", failures)
     if failures:
         sys.exit(PARTIAL_SUCCESS)
+
+
+@contextlib.contextmanager
+def _lead_with(source: str | Path) -> Iterator[None]:
+    """Say first which file or model an error is about that doesn't know."""
+    from cache import SpecMismatchError
+
+    try:
+        yield
+    except SpecMismatchError as error:
+        msg = f"{source}: {error}"
+        raise SpecMismatchError(msg) from error
 
 
 def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, device: str, jobs: int, quiet: bool) -> tuple[list[str], Any, list[str]]:
@@ -402,8 +440,7 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
     from sslfeat.corpora import audio_files
 
     # What is missing shows before the encoder is loaded.
-    paths = [path / name for path in audio if path.is_dir() for name in audio_files(path)]
-    paths += [path for path in audio if not path.is_dir()]
+    paths = [one for path in audio for one in ([path / name for name in audio_files(path)] if path.is_dir() else [path])]
     wanted = bundle.spec
     if model_id is None and wanted.revision == "local" and wanted.model_id != "embedded":
         msg = f"the bundle's encoder, {wanted.model_id}, was a local directory; name it with --model."
@@ -416,7 +453,8 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
     encoder = Encoder.load(model_id or wanted.model_id, revision=revision, device=device, precision=wanted.precision)
     poolings = bundle.pooling.split("+")
     spec = encoder.spec(layers=[bundle.layer], pooling=poolings, dtype=wanted.dtype)
-    bundle.check_spec(spec)
+    with _lead_with(model_id or wanted.model_id):
+        bundle.check_spec(spec)
     names: list[str] = []
     blocks: list[Any] = []
     failures: list[str] = []

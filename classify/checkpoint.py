@@ -58,6 +58,7 @@ class Checkpoint:
             "seconds": outcome.seconds,
             "warnings": outcome.warnings,
         }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
