@@ -288,6 +288,8 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     from cache import FeatureCache
     from classify import Bundle
     from classify.compare import compare
+    from classify.estimators import make_classifier
+    from classify.protocols import find_protocol
     from classify.report import check_results_dir, write_results
     from classify.selection import name_caches
     from classify.tables import caution, headline, render_plain, render_table
@@ -300,6 +302,12 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     if "best" in words and len(layers) > 1:
         msg = "--layer best chooses among all layers and stands alone."
         raise click.UsageError(msg)
+    try:
+        find_protocol(protocol)
+        for classifier in classifiers:
+            make_classifier(classifier)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     check_results_dir(results_dir, overwrite=overwrite)
     caches = [FeatureCache(path) for path in cache_paths]
     unfinished = results_dir / "unfinished.jsonl"

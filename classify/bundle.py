@@ -304,7 +304,10 @@ def _read_facts(directory: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
         name, version = facts["format"], facts["version"]
     except OSError as error:
-        msg = f"{directory}: no bundle ({FACTS_NAME}: {error.strerror})."
+        msg = (
+            f"{directory}: no bundle ({FACTS_NAME}: {error.strerror}); give the folder bundle/ in a "
+            "comparison's results."
+        )
         raise BundleError(msg) from error
     except (ValueError, TypeError, KeyError) as error:
         msg = f"{path}: no bundle, or damaged ({error!r})."
