@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,13 +60,14 @@ def show_progress(what: str, *, quiet: bool = False) -> Iterator[Show]:
 
 def _plain_lines(what: str) -> Show:
     started = last = time.monotonic()
+    is_over = False
 
     def show(done: int, total: int, remark: str) -> None:
-        nonlocal last
+        nonlocal last, is_over
         now = time.monotonic()
-        if total == 0 or (now - last < _SECONDS_BETWEEN_LINES and done < total):
+        if total == 0 or is_over or (now - last < _SECONDS_BETWEEN_LINES and done < total):
             return
-        last = now
+        last, is_over = now, done == total
         left = f", {(now - started) / done * (total - done):.0f} s left" if 0 < done < total else ""
         tell(f"{done}/{total} {what}{', ' + remark if remark else ''}{left}")
 
@@ -104,7 +106,7 @@ def tell_extraction(done: "Extraction") -> None:
     tell_some("duplicates, left out:", repeated)
     tell_some("in the cache, but not in the corpus any more; kept:", done.gone)
     tell_some("failed, left out:", [f"{one.path}: {one.reason}" for one in done.failures])
-    written = "nothing left to do"
+    written = "nothing written" if done.failures else "nothing left to do"
     if done.num_written:
         rate = done.audio_seconds / max(done.wall_seconds, 1e-9)
         written = f"{done.num_written} utterances written ({done.audio_seconds:.0f} s of audio, {rate:.0f} x real time)"
@@ -127,22 +129,29 @@ def print_predictions(
     form : str
         ``json``, ``csv`` or ``table``; a table that is piped has tabs between its columns.
     """
-    rows = [
-        {"file": name, "label": label} | {one: float(column[index]) for one, column in shares.items()}
-        for index, (name, label) in enumerate(zip(files, labels, strict=True))
-    ]
+    # A name that is no UTF-8 would stop the output half-way.
+    names = [os.fsencode(name).decode(errors="backslashreplace") for name in files]
+    rows = [[float(column[index]) for column in shares.values()] for index in range(len(names))]
     if form == "json":
-        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
-    elif form == "csv" or not sys.stdout.isatty():
-        writer = csv.writer(sys.stdout, delimiter="," if form == "csv" else "\t", lineterminator="\n")
-        writer.writerow(["file", "label", *shares])
-        for row in rows:
-            writer.writerow([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row.values()])
-    else:
-        cells = [
-            [f"{cell:.2f}" if isinstance(cell, float) else cell for cell in row.values()] for row in rows
+        told = [
+            {"file": name, "label": label}
+            | ({"probabilities": dict(zip(shares, row, strict=True))} if row else {})
+            for name, label, row in zip(names, labels, rows, strict=True)
         ]
-        Console().print(make_table("", ["file", "label", *shares], cells))
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        return
+    on_screen = form == "table" and sys.stdout.isatty()
+    places = 2 if on_screen else 6
+    header = ["file", "label", *shares]
+    cells = [
+        [name, label, *(f"{share:.{places}f}" for share in row)]
+        for name, label, row in zip(names, labels, rows, strict=True)
+    ]
+    if on_screen:
+        Console().print(make_table("", header, cells))
+    else:
+        writer = csv.writer(sys.stdout, delimiter="," if form == "csv" else "\t", lineterminator="\n")
+        writer.writerows([header, *cells])
 
 
 def make_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
