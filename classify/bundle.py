@@ -107,11 +107,13 @@ class Bundle:
         Raises
         ------
         ValueError
-            Where the row is a baseline or standardised per speaker, which a lone utterance can't be, or the cache has
-            no utterances to learn from.
+            Where the row can't be kept, or the cache has no utterances to learn from.
         """
-        if result.selection == "none" or result.transductive:
-            msg = f"a bundle needs a row of embeddings that a lone utterance has. Got {result.title}; choose another row."
+        if not can_keep(result):
+            msg = (
+                "a bundle needs a row of one layer, not standardised per speaker, so that a lone utterance will do. "
+                f"Got {result.title}; choose another row."
+            )
             raise ValueError(msg)
         selection = select({cache.name: cache}, exclude_labels=exclude_labels, merge_labels=merge_labels)
         rows = np.arange(len(selection.table))
@@ -296,6 +298,11 @@ class Bundle:
             msg = f"{directory}: {FACTS_NAME} and {ESTIMATOR_NAME} have different labels; they are not of one bundle."
             raise BundleError(msg)
         return bundle
+
+
+def can_keep(result: Result) -> bool:
+    """Return whether a row can be a bundle: it uses one layer, and needs no other utterance of the speaker."""
+    return result.selection in ("", "best") and not result.transductive
 
 
 def _read_facts(directory: Path) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Checkpoint:
             ],
             seconds=record["seconds"],
             warnings=tuple(record["warnings"]),
+            layer_weights=[tuple(weights) for weights in record["layer_weights"]],
         )
 
     def add(self, task: Task, outcome: Outcome) -> None:
@@ -57,6 +58,7 @@ class Checkpoint:
             "chosen": [[candidate.layer, candidate.parameters] for candidate in outcome.chosen],
             "seconds": outcome.seconds,
             "warnings": outcome.warnings,
+            "layer_weights": outcome.layer_weights,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -84,6 +86,7 @@ class Checkpoint:
             "pooling": task.pooling,
             "classifier": task.classifier,
             "candidates": [[candidate.layer, candidate.parameters] for candidate in task.candidates],
+            "mixed_layers": task.mixed_layers,
             "speaker_norm": task.speaker_norm,
             "random_state": task.random_state,
             "device": task.device.partition(":")[0],

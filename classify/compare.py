@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cache.schema import CacheError
 from classify.checkpoint import Checkpoint
 from classify.differences import describe_differences, find_differences
-from classify.estimators import BASELINES, make_classifier
+from classify.estimators import BASELINES, MIXERS, make_classifier
 from classify.fitting import NO_POOLING, Candidate, Outcome, Task, candidates_of, join_outcomes, run
 from classify.protocols import Fold, Protocol, find_protocol, make_folds
 from classify.results import Comparison, Folds, Result
@@ -97,6 +97,7 @@ def compare(
         Names for ``classify.estimators.make_classifier``.
     layers : "all", "best" or sequence of int
         Rows for all layers of each cache or those given, or one row whose layer is chosen inside each training part.
+        ``weighted-sum`` always has one row, of all these layers.
     poolings : sequence of str
         Stored statistics; ``mean+std`` puts two side by side.
     protocol : str
@@ -160,7 +161,13 @@ def compare(
     rows = []
     for p in protocols:
         for name, pooling, classifier in itertools.product(named, poolings, classifiers):
-            for group in _layer_groups(named[name], layers, pooling):
+            groups = _layer_groups(named[name], layers, pooling)
+            if classifier in MIXERS:
+                task = make_task(name, p, pooling, classifier, [Candidate(0)])
+                task = dataclasses.replace(task, mixed_layers=tuple(itertools.chain.from_iterable(groups)))
+                rows.append(_Row(name, None, "all", p, task))
+                continue
+            for group in groups:
                 task = make_task(name, p, pooling, classifier, candidates_of(classifier, group, tune=tune))
                 best = layers == "best"
                 rows.append(_Row(name, None if best else group[0], "best" if best else "", p, task))
@@ -298,6 +305,7 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         seconds=outcome.seconds,
         predictions=tuple(map(tuple, table.tolist())),
         chosen=tuple(chosen.describe() for chosen in outcome.chosen) if len(task.candidates) > 1 else (),
+        layer_weights=tuple(outcome.layer_weights),
         warnings=outcome.warnings,
     )
 

@@ -44,6 +44,8 @@ FACTORIES: dict[str, Factory] = {
     "majority": lambda _seed: DummyClassifier(strategy="most_frequent"),
 }
 
+# Take all layers at once, side by side; ``num_layers`` is set where their number is known.
+MIXERS: dict[str, Factory] = {"weighted-sum": FACTORIES["feedforward"]}
 # Rows that every table should beat: they see the logarithm of an utterance's length, and no embedding.
 BASELINES: dict[str, Factory] = {
     "majority": FACTORIES["majority"],
@@ -83,11 +85,11 @@ def make_classifier(name: str, *, random_state: int = 0) -> BaseEstimator:
         Where the name is neither on the menu nor of the form ``module:Class``, the module or the class is not
         found, or what it makes is no classifier.
     """
-    if name in (factories := FACTORIES | BASELINES):
+    if name in (factories := FACTORIES | MIXERS | BASELINES):
         return factories[name](random_state)
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        msg = f"classifier must be one of {', '.join(FACTORIES)}, or module:Class. Got {name!r} instead."
+        msg = f"classifier must be one of {', '.join(FACTORIES | MIXERS)}, or module:Class. Got {name!r} instead."
         raise ValueError(msg)
     estimator = _imported(name, module_name, attribute)
     if "random_state" in estimator.get_params():

@@ -47,6 +47,9 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
         Most rows per step. An epoch's batches differ in size by at most one row.
     max_epochs : int
         Passes over the training rows.
+    num_layers : int
+        Where above 1, the features are that many encoder layers of equal width side by side, and their sum under
+        learnt weights, a softmax, goes into the first layer of the network: SUPERB's weighted sum.
     class_weight : None, "balanced" or dict of label to float
         Factors on the rows' weights.
     early_stopping : bool
@@ -68,6 +71,8 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
     n_features_in_ : int
     coefs_ : list of ndarray of shape (in, out)
     intercepts_ : list of ndarray of shape (out,)
+    layer_weights_ : ndarray of shape (num_layers,)
+        Share of each encoder layer in the weighted sum; sums to 1.
     n_iter_ : int
         Epochs run.
     best_epoch_ : int
@@ -97,6 +102,7 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
         weight_decay: float = 1e-4,
         batch_size: int = 64,
         max_epochs: int = 50,
+        num_layers: int = 1,
         class_weight: str | Mapping[Any, float] | None = None,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -112,6 +118,7 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
         self.weight_decay = weight_decay
         self.batch_size = batch_size
         self.max_epochs = max_epochs
+        self.num_layers = num_layers
         self.class_weight = class_weight
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -144,6 +151,10 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
         """Return probabilities of shape (n_samples, n_classes), in the order of ``classes_``."""
         check_is_fitted(self)
         values = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
+        if len(self.layer_weights_) > 1:
+            values = np.einsum(
+                "l,nlf->nf", self.layer_weights_, values.reshape(len(values), len(self.layer_weights_), -1)
+            )
         for weights, biases in zip(self.coefs_[:-1], self.intercepts_[:-1], strict=True):
             values = ACTIVATIONS[self.activation](values @ weights + biases)
         probabilities: NDArray[np.floating] = softmax(values @ self.coefs_[-1] + self.intercepts_[-1], axis=1)
@@ -167,6 +178,12 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
         self._check_parameters()
         features, labels = validate_data(self, X, y, dtype=[np.float32, np.float64])
         check_classification_targets(labels)
+        if features.shape[1] % self.num_layers:
+            msg = (
+                f"X must hold {self.num_layers} layers of equal width side by side, as num_layers says. "
+                f"Got {features.shape[1]} features instead."
+            )
+            raise ValueError(msg)
         given = np.ones(len(labels)) if sample_weight is None else column_or_1d(sample_weight)
         check_consistent_length(labels, given)
         weights = np.asarray(given, dtype=features.dtype)
@@ -197,6 +214,7 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
             max_epochs=self.max_epochs,
+            num_layers=self.num_layers,
             patience=self.patience if self.early_stopping else 0,
         )
         training = Rows(features[~held], targets[~held], weights[~held])
@@ -206,6 +224,7 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
 
     def _accept(self, trained: "TrainedHead") -> None:
         self.coefs_, self.intercepts_ = trained.weights, trained.biases
+        self.layer_weights_ = trained.layer_weights
         self.n_iter_, self.best_epoch_ = len(trained.training_losses), trained.best_epoch
         self.loss_curve_, self.validation_loss_curve_ = trained.training_losses, trained.validation_losses
 
@@ -230,6 +249,7 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
             ("learning_rate", self.learning_rate > 0, "be above 0"),
             ("weight_decay", self.weight_decay >= 0, "be at least 0"),
             ("batch_size", self.batch_size >= 1, "be at least 1"),
+            ("num_layers", self.num_layers >= 1, "be at least 1"),
             ("max_epochs", self.max_epochs >= 1, "be at least 1"),
             ("validation_fraction", 0 < self.validation_fraction < 1, "be in (0, 1)"),
             ("patience", self.patience >= 1, "be at least 1"),

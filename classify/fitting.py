@@ -65,6 +65,8 @@ class Task:
     random_state : int
     device : str
         Where feed-forward heads are trained.
+    mixed_layers : tuple of int
+        Layers that the classifier takes side by side instead of its candidate's; empty for most.
     """
 
     cache: "FeatureCache"
@@ -78,6 +80,7 @@ class Task:
     speaker_norm: bool
     random_state: int
     device: str
+    mixed_layers: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +96,15 @@ class Outcome:
     seconds : float
     warnings : tuple of str
         Each distinct one, with how often it came.
+    layer_weights : list of tuple of float
+        What each fold learnt for the mixed layers; empty where none are.
     """
 
     predictions: list[NDArray[np.int64]]
     chosen: list[Candidate]
     seconds: float
     warnings: tuple[str, ...]
+    layer_weights: list[tuple[float, ...]]
 
 
 def candidates_of(classifier: str, layers: Iterable[int], *, tune: bool) -> list[Candidate]:
@@ -118,19 +124,20 @@ def run(task: Task) -> Outcome:
         warnings.simplefilter("always")
         parts = [(fold.train, fold.test) for fold in task.folds]
         chosen = choose(task)
-        predictions: dict[int, NDArray[np.int64]] = {}
+        found: dict[int, Fitted] = {}
         for layer in sorted({candidate.layer for candidate in chosen}):
             places = [i for i, candidate in enumerate(chosen) if candidate.layer == layer]
             jobs = [(*parts[i], chosen[i]) for i in places]
-            predictions.update(zip(places, _fit_predict(task, _features(task, layer), jobs), strict=True))
+            found.update(zip(places, _fit_predict(task, _features(task, layer), jobs), strict=True))
     messages = collections.Counter(
         f"{warning.category.__name__}: {str(warning.message).strip().splitlines()[0]}" for warning in caught
     )
     return Outcome(
-        predictions=[predictions[i] for i in range(len(parts))],
+        predictions=[found[i][0] for i in range(len(parts))],
         chosen=chosen,
         seconds=time.perf_counter() - started,
         warnings=tuple(f"{message} ({count} times)" for message, count in sorted(messages.items())),
+        layer_weights=[found[i][1] for i in range(len(parts))] if task.mixed_layers else [],
     )
 
 
@@ -144,6 +151,7 @@ def join_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
         chosen=[candidate for outcome in outcomes for candidate in outcome.chosen],
         seconds=sum(outcome.seconds for outcome in outcomes),
         warnings=tuple(dict.fromkeys(messages)),
+        layer_weights=[weights for outcome in outcomes for weights in outcome.layer_weights],
     )
 
 
@@ -163,7 +171,7 @@ def choose(task: Task) -> list[Candidate]:
         places = [i for i, candidate in enumerate(task.candidates) if candidate.layer == layer]
         for fold, parts in enumerate(inner):
             jobs = [(train, test, task.candidates[i]) for i in places for train, test in parts]
-            predictions = list(_fit_predict(task, features, jobs))
+            predictions = [predicted for predicted, _ in _fit_predict(task, features, jobs)]
             truth = task.targets[np.concatenate([test for _, test in parts])]
             for place, i in enumerate(places):
                 predicted = np.concatenate(predictions[place * len(parts) : (place + 1) * len(parts)])
@@ -183,7 +191,8 @@ def _inner_parts(task: Task, train: NDArray[np.intp]) -> Iterator[tuple[NDArray[
 def _features(task: Task, layer: int) -> NDArray[np.float32]:
     if task.pooling == NO_POOLING:
         return np.log(task.cache.num_samples[task.rows, None]).astype(np.float32)
-    features = task.cache.features(layer, task.pooling)[task.rows]
+    layers = task.mixed_layers or (layer,)
+    features = np.concatenate([task.cache.features(each, task.pooling)[task.rows] for each in layers], axis=1)
     if task.speaker_norm:
         for speaker in np.unique(task.speakers):
             own = task.speakers == speaker
@@ -191,26 +200,27 @@ def _features(task: Task, layer: int) -> NDArray[np.float32]:
     return features
 
 
+Fitted = tuple[NDArray[np.int64], tuple[float, ...]]
 Job = tuple[NDArray[np.intp], NDArray[np.intp], Candidate]
 
 
-def _fit_predict(
-    task: Task, features: NDArray[np.float32], jobs: Sequence[Job]
-) -> Iterator[NDArray[np.int64]]:
-    """Yield the predictions of each job's test rows, in the order of the jobs."""
+def _fit_predict(task: Task, features: NDArray[np.float32], jobs: Sequence[Job]) -> Iterator[Fitted]:
+    """Yield the predictions of each job's test rows and its layer weights, in the order of the jobs."""
     estimator = make_classifier(task.classifier, random_state=task.random_state)
+    if task.mixed_layers:
+        estimator[-1].set_params(num_layers=len(task.mixed_layers))
     if isinstance(estimator, Pipeline) and isinstance(estimator[-1], FeedforwardClassifier):
         yield from _fit_predict_together(task, features, jobs, estimator)
         return
     for train, test, candidate in jobs:
         fitted = clone(estimator).set_params(**dict(candidate.parameters))
         fitted.fit(features[train], task.targets[train], **fit_arguments(estimator, task.speakers[train]))
-        yield fitted.predict(features[test])
+        yield fitted.predict(features[test]), ()
 
 
 def _fit_predict_together(
     task: Task, features: NDArray[np.float32], jobs: Sequence[Job], estimator: BaseEstimator
-) -> Iterator[NDArray[np.int64]]:
+) -> Iterator[Fitted]:
     """Do as the plain loop does, with the heads of many jobs trained as one program."""
     at_once = max(1, TOGETHER_BYTES // max(features.nbytes, 1))
     if len(jobs) > at_once:
@@ -229,4 +239,4 @@ def _fit_predict_together(
     ]
     fit_together(heads, arguments)
     for pipeline, (_, test, _) in zip(pipelines, jobs, strict=True):
-        yield pipeline.predict(features[test])
+        yield pipeline.predict(features[test]), tuple(pipeline[-1].layer_weights_.tolist())

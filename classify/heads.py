@@ -48,6 +48,7 @@ class Recipe:
     batch_size: int
     max_epochs: int
     patience: int
+    num_layers: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class TrainedHead:
     ----------
     weights, biases : list of ndarray of shape (in, out), (out,)
         One per affine map.
+    layer_weights : ndarray of shape (num_layers,)
+        Sum to 1.
     training_losses, validation_losses : list of float
         Per epoch; the second is empty without early stopping.
     best_epoch : int
@@ -85,6 +88,7 @@ class TrainedHead:
 
     weights: list[NDArray[np.floating]]
     biases: list[NDArray[np.floating]]
+    layer_weights: NDArray[np.floating]
     training_losses: list[float]
     validation_losses: list[float]
     best_epoch: int
@@ -141,7 +145,7 @@ def _groups(recipe: Recipe, heads: Sequence[Head], device: str) -> Iterator[list
         lockstep.setdefault(key, []).append(i)
     for members in lockstep.values():
         first = heads[members[0]].training.features
-        sizes = (first.shape[1], *recipe.hidden_layer_sizes, heads[members[0]].num_classes)
+        sizes = _sizes(recipe, heads[members[0]])
         weights = sum(a * b for a, b in itertools.pairwise(sizes)) * first.itemsize
         if torch.device(device).type == "cpu":
             width = CPU_GROUP_BYTES // (4 * weights)  # weights, gradients, two moments
@@ -150,6 +154,11 @@ def _groups(recipe: Recipe, heads: Sequence[Head], device: str) -> Iterator[list
         width = max(1, int(width))
         # Equal parts, so that the last group is not a narrow rest.
         yield from (list(part) for part in np.array_split(members, math.ceil(len(members) / width)))
+
+
+def _sizes(recipe: Recipe, head: Head) -> tuple[int, ...]:
+    hidden_size = head.training.features.shape[1] // recipe.num_layers
+    return hidden_size, *recipe.hidden_layer_sizes, head.num_classes
 
 
 def _num_steps(rows: int, batch_size: int) -> int:
@@ -223,6 +232,9 @@ def _zero_rest(stacked: Tensor, counts: list[int]) -> Tensor:
     return stacked
 
 
+_Weights = tuple[list[NDArray[np.floating]], list[NDArray[np.floating]], NDArray[np.floating]]
+
+
 class _Stack:
     """The stacked parameters and data of heads in lockstep; every tensor's first axis is the head."""
 
@@ -230,7 +242,7 @@ class _Stack:
         self.recipe, self.heads, self.device = recipe, heads, device
         first = heads[0].training.features
         self.dtype = torch.float64 if first.dtype == np.float64 else torch.float32
-        self.sizes = (first.shape[1], *recipe.hidden_layer_sizes, heads[0].num_classes)
+        self.sizes = _sizes(recipe, heads[0])
         self.steps = _num_steps(len(first), recipe.batch_size)
         self.batch = max(math.ceil(len(head.training.targets) / self.steps) for head in heads)
         self.products = max(a * b for a, b in itertools.pairwise(self.sizes)) * self.batch
@@ -255,6 +267,9 @@ class _Stack:
         self.shifts = [self._parameter(np.zeros(shape)) for shape in normalised]
         self.means = [torch.zeros(shape, dtype=self.dtype, device=self.device) for shape in normalised]
         self.variances = [torch.ones(shape, dtype=self.dtype, device=self.device) for shape in normalised]
+        # SUPERB's featurizer: softmax over layers, equal at first (s3prl, upstream/interfaces.py, Featurizer).
+        equal = np.zeros((len(self.heads), 1, self.recipe.num_layers))
+        self.mixers = [self._parameter(equal)] if self.recipe.num_layers > 1 else []
         self.moments = [[torch.zeros_like(p, requires_grad=False) for p in self.parameters] for _ in range(2)]
         self.updates = 0
         self._prepare()
@@ -263,7 +278,7 @@ class _Stack:
     def parameters(self) -> list[Tensor]:
         # Batch norm takes any bias before it out again: its gradient is pure rounding, which Adam would magnify.
         biases = self.biases[-1:] if self.recipe.batch_norm else self.biases
-        return [*self.weights, *biases, *self.gains, *self.shifts]
+        return [*self.weights, *biases, *self.gains, *self.shifts, *self.mixers]
 
     def _prepare(self) -> None:
         """Make what every step uses again: buffers for gradients, and the tensors that the optimiser updates."""
@@ -313,8 +328,8 @@ class _Stack:
         alive = list(range(len(self.heads)))
         losses: list[list[float]] = [[] for _ in alive]
         scores: list[list[float]] = [[] for _ in alive]
-        done: dict[int, tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]] = {}
-        best: dict[int, tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]] = {}
+        done: dict[int, _Weights] = {}
+        best: dict[int, _Weights] = {}
         for epoch in range(1, recipe.max_epochs + 1):
             for i, loss in zip(alive, self._epoch(alive), strict=True):
                 losses[i].append(loss)
@@ -339,6 +354,7 @@ class _Stack:
             TrainedHead(
                 weights=done[i][0],
                 biases=done[i][1],
+                layer_weights=done[i][2],
                 training_losses=losses[i],
                 validation_losses=scores[i],
                 best_epoch=int(np.argmin(scores[i])) + 1 if recipe.patience else len(losses[i]),
@@ -431,6 +447,8 @@ class _Stack:
     ) -> Tensor:
         activation = ACTIVATIONS[self.recipe.activation]
         counts = rows_of_heads if self.device.type == "cpu" else None
+        if self.mixers:
+            values = self._mix(values, counts)
         for layer in range(len(self.sizes) - 2):
             values = self._affine(layer, values, counts)  # (head, batch, size)
             if self.recipe.batch_norm:
@@ -439,6 +457,19 @@ class _Stack:
             if masks:
                 values = values * masks[layer]
         return self._affine(len(self.sizes) - 2, values, counts)
+
+    def _mix(self, values: Tensor, counts: list[int] | None) -> Tensor:
+        """Return the weighted sum over layers, from (head, batch, layer * size) to (head, batch, size)."""
+        values = values.reshape(*values.shape[:-1], self.recipe.num_layers, -1)
+        mixer = self.mixers[0].softmax(-1)  # (head, 1, layer)
+        if counts is None:
+            return (mixer.unsqueeze(1) @ values).squeeze(2)
+        # Each head over its own rows, as in _Affine.
+        parts = [
+            (weights @ rows).squeeze(1)
+            for weights, rows in zip(mixer.unbind(), _rows(values, counts), strict=True)
+        ]
+        return torch.stack([functional.pad(part, (0, 0, 0, values.shape[1] - len(part))) for part in parts])
 
     def _affine(self, layer: int, values: Tensor, counts: list[int] | None) -> Tensor:
         weights, biases = self.weights[layer], self.biases[layer]
@@ -471,6 +502,9 @@ class _Stack:
     def _validate(self, place: int, i: int) -> float:
         values, targets, row_weights = self.validation[i]
         weights, biases = self._folded(place)
+        if self.mixers:
+            mixer = self.mixers[0][place].softmax(-1)
+            values = (mixer @ values.reshape(len(values), self.recipe.num_layers, -1)).squeeze(1)
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             values = ACTIVATIONS[self.recipe.activation](torch.addmm(bias, values, weight.T))
         losses = functional.cross_entropy(
@@ -490,12 +524,15 @@ class _Stack:
             biases[layer] = (biases[layer] - mean[place, 0]) * scale + self.shifts[layer][place, 0]
         return weights, biases
 
-    def _numpy(self, place: int) -> tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]:
+    def _numpy(self, place: int) -> _Weights:
         weights, biases = self._folded(place)
         # A copy each: the tensors go on changing.
         return (
             [weight.T.detach().cpu().numpy().copy() for weight in weights],
             [bias.detach().cpu().numpy().copy() for bias in biases],
+            self.mixers[0][place, 0].softmax(-1).detach().cpu().numpy()
+            if self.mixers
+            else np.ones(1, dtype=self.heads[0].training.features.dtype),
         )
 
     @torch.no_grad()

@@ -95,6 +95,8 @@ class Result:
         Whether each training part chose the classifier's parameters.
     chosen : tuple of str
         What was selected inside each fold's training part, one sentence per fold; empty where nothing was.
+    layer_weights : tuple of tuple of float, shape (fold, layer)
+        What each fold learnt as shares of the cache's layers, where ``selection`` is ``all``; else empty.
     warnings : tuple of str
         Each distinct warning of the classifier, with the number of folds that gave it.
     """
@@ -122,6 +124,7 @@ class Result:
     tuned: bool = False
     transductive: bool = False
     chosen: tuple[str, ...] = ()
+    layer_weights: tuple[tuple[float, ...], ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

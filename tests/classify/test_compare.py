@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 import classify.compare
 from cache import CacheError
 from classify import FeedforwardClassifier
-from classify.estimators import FACTORIES, GRIDS, make_classifier
+from classify.estimators import FACTORIES, GRIDS, MIXERS, make_classifier
 from classify.results import Comparison
 
 compare = functools.partial(classify.compare.compare, baselines=False)
@@ -283,3 +283,28 @@ def test_a_stopped_comparison_goes_on_where_it_was(make_cache, tmp_path, monkeyp
     for change in ({"random_state": 1}, {"exclude_labels": ["joy"]}, {"tune": False}, {"speaker_norm": True}):
         with pytest.raises(AssertionError):  # another comparison's predictions are not taken
             compare(**options | change)
+
+
+def test_a_weighted_sum_takes_all_layers_and_tells_their_shares(make_cache, monkeypatch, tmp_path):
+    monkeypatch.setitem(MIXERS, "weighted-sum", small_head)
+    cache = make_cache("one")
+    comparison = compare([cache], classifiers=["weighted-sum"], poolings=["mean+std"])
+    (row,) = comparison.results
+    assert (row.layer, row.layers, np.shape(row.layer_weights)) == (None, "all", (6, 3))
+    targets = np.unique(cache.labels, return_inverse=True)[1]
+    X = np.concatenate([cache.features(layer, "mean+std") for layer in (0, 1, 2)], axis=1)
+    pipeline = small_head(0).set_params(feedforwardclassifier__num_layers=3)
+    for fold, (train, test) in enumerate(LeaveOneGroupOut().split(X, groups=cache.speakers)):
+        pipeline.fit(X[train], targets[train])
+        np.testing.assert_array_equal(np.array(row.predictions[0])[test], pipeline.predict(X[test]))
+        np.testing.assert_array_equal(row.layer_weights[fold], pipeline[-1].layer_weights_.tolist())
+    assert Comparison.from_json(comparison.to_json()) == comparison
+    options = {
+        "classifiers": ["weighted-sum"],
+        "poolings": ["mean+std"],
+        "checkpoint": tmp_path / "progress.jsonl",
+    }
+    assert compare([cache], **options).results[0].layer_weights == row.layer_weights
+    assert compare([cache], **options).results[0].layer_weights == row.layer_weights
+    (some,) = compare([cache], classifiers=["weighted-sum"], layers=[1, 2]).results
+    assert np.shape(some.layer_weights) == (6, 2)

@@ -215,6 +215,7 @@ def test_early_stopping_without_a_group_to_spare_is_refused():
         ("weight_decay", -1.0, "be at least 0"),
         ("batch_size", 0, "be at least 1"),
         ("max_epochs", 0, "be at least 1"),
+        ("num_layers", 0, "be at least 1"),
         ("validation_fraction", 1.0, r"be in \(0, 1\)"),
         ("patience", 0, "be at least 1"),
     ],
@@ -258,3 +259,21 @@ def test_float32_stays_float32_and_integers_become_it():
     assert small().fit(X, y).coefs_[0].dtype == np.float32
     assert small().fit(X.astype(np.float64), y).coefs_[0].dtype == np.float64
     assert small().fit((X * 10).astype(int), y).coefs_[0].dtype == np.float32
+
+
+def test_a_weighted_sum_finds_the_layer_that_tells():
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 3, 300)
+    layers = generator.normal(size=(300, 4, 6))
+    layers[:, 2] += 2 * np.eye(6)[y]
+    classifier = small(num_layers=4, max_epochs=60, learning_rate=0.02).fit(
+        layers[:200].reshape(200, -1), y[:200]
+    )
+    assert classifier.layer_weights_.argmax() == 2
+    assert classifier.layer_weights_.sum() == pytest.approx(1)
+    assert classifier.coefs_[0].shape == (6, 16)
+    assert classifier.score(layers[200:].reshape(100, -1), y[200:]) > 0.8
+    with pytest.raises(
+        ValueError, match=r"X must hold 5 layers of equal width side by side.* Got 24 features"
+    ):
+        small(num_layers=5).fit(layers.reshape(300, -1), y)

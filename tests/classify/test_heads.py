@@ -15,7 +15,7 @@ RECIPE = Recipe(
     learning_rate=0.01,
     weight_decay=0.1,
     batch_size=16,
-    max_epochs=50,
+    max_epochs=20,
     patience=0,
 )
 
@@ -33,8 +33,12 @@ def make_head(seed, rows=70, validation=0, features=10, dtype=np.float32):
     )
 
 
+def arrays_of(trained):
+    return [*trained.weights, *trained.biases, trained.layer_weights]
+
+
 def assert_same(first, second):
-    for a, b in zip((*first.weights, *first.biases), (*second.weights, *second.biases), strict=True):
+    for a, b in zip(arrays_of(first), arrays_of(second), strict=True):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
     assert first.best_epoch == second.best_epoch
     assert len(first.training_losses) == len(second.training_losses)
@@ -43,11 +47,12 @@ def assert_same(first, second):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        {"max_epochs": 50},
         {"dropout": 0.4},
         {"batch_norm": True, "hidden_layer_sizes": (12, 7)},
         {"activation": "gelu", "dropout": 0.1, "batch_norm": True},
         {"hidden_layer_sizes": ()},
+        {"num_layers": 5, "dropout": 0.2},
         {"patience": 3, "learning_rate": 0.05, "batch_norm": True, "dropout": 0.2},
     ],
     ids=str,
@@ -55,7 +60,7 @@ def assert_same(first, second):
 def test_each_head_ends_as_if_alone(changes):
     recipe = dataclasses.replace(RECIPE, **changes)
     # 65..80 rows make five steps and share one stack; 50 rows make four and can't.
-    members = [make_head(i, rows=50 if i == 2 else 65 + 3 * i, validation=20) for i in range(6)]
+    members = [make_head(i, rows=50 if i == 1 else 65 + 3 * i, validation=20) for i in range(4)]
     together = train_heads(recipe, members)
     for member, trained in zip(members, together, strict=True):
         assert_same(trained, train_heads(recipe, [member])[0])
@@ -118,6 +123,28 @@ def test_full_batches_train_as_a_torch_module_does(batch_norm):
     hidden = np.maximum(head.training.features @ trained.weights[0] + trained.biases[0], 0)
     logits = hidden @ trained.weights[1] + trained.biases[1]
     np.testing.assert_allclose(logits, module(values).detach().numpy(), rtol=1e-8, atol=1e-10)
+
+
+def test_a_weighted_sum_trains_as_a_torch_module_does():
+    head = make_head(3, features=12, dtype=np.float64)
+    recipe = dataclasses.replace(RECIPE, batch_size=100, hidden_layer_sizes=(), num_layers=3)
+    trained = train_heads(recipe, [head])[0]
+    draws = np.random.default_rng(head.seed).uniform(-0.5, 0.5, (3, 5))  # 1 / sqrt(4) = 0.5
+    weight, bias, mixer = (
+        torch.tensor(values, requires_grad=True) for values in (draws[:, :-1], draws[:, -1], np.zeros(3))
+    )
+    optimiser = torch.optim.AdamW(
+        [{"params": [weight], "weight_decay": 0.1}, {"params": [bias, mixer], "weight_decay": 0.0}], lr=0.01
+    )
+    values, targets, weights = (torch.from_numpy(part) for part in dataclasses.astuple(head.training))
+    for _ in range(recipe.max_epochs):
+        optimiser.zero_grad()
+        mixed = sum(share * values[:, 4 * i : 4 * i + 4] for i, share in enumerate(mixer.softmax(0)))
+        each = torch.nn.functional.cross_entropy(mixed @ weight.T + bias, targets, reduction="none")
+        ((each * weights).sum() / weights.sum()).backward()
+        optimiser.step()
+    np.testing.assert_allclose(trained.layer_weights, mixer.softmax(0).detach(), rtol=1e-9)
+    np.testing.assert_allclose(trained.weights[0], weight.detach().T, rtol=1e-9)
 
 
 def test_an_epoch_shows_every_row_once_in_even_batches():
