@@ -24,11 +24,11 @@ def wav(make_emodb: Callable[..., Path], tmp_path: Path) -> Path:
     return make_emodb(tmp_path / "wav", speakers=3, emotions="WN", seconds=0.2)
 
 
-@pytest.fixture
-def utterances(wav: Path) -> Callable[[], list[Utterance]]:
-    """List the corpus folder as it is then."""
+@pytest.fixture(scope="session")
+def list_files() -> Callable[[Path], list[Utterance]]:
+    """List what is in a corpus folder."""
 
-    def list_files() -> list[Utterance]:
+    def list_files(folder: Path) -> list[Utterance]:
         labels = {"W": "anger", "N": "neutral"}
         return [
             Utterance(
@@ -39,10 +39,16 @@ def utterances(wav: Path) -> Callable[[], list[Utterance]]:
                 label=labels[path.stem[5]],
                 text=path.stem[2:5],
             )
-            for path in sorted(wav.glob("*.wav"))
+            for path in sorted(folder.glob("*.wav"))
         ]
 
     return list_files
+
+
+@pytest.fixture
+def utterances(wav: Path, list_files: Callable[[Path], list[Utterance]]) -> Callable[[], list[Utterance]]:
+    """List the corpus folder as it is then."""
+    return lambda: list_files(wav)
 
 
 @pytest.fixture
