@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,8 +21,8 @@ from cache.schema import (
     describe_differences,
 )
 from classify.compare import software_versions
-from classify.estimators import fit_arguments, make_classifier
-from classify.fitting import Task, candidates_of, choose
+from classify.estimators import fit_arguments
+from classify.fitting import Task, candidates_of, choose, make_task_classifier
 from classify.protocols import Fold
 from classify.results import Result
 from classify.selection import select
@@ -55,10 +55,11 @@ class Bundle:
     Parameters
     ----------
     estimator : BaseEstimator
-        Takes the embeddings of one layer, shape (n, features), as ``FeatureCache.features`` returns them.
+        Takes the embeddings of its layers side by side, shape (n, features), as ``features_of`` returns them.
     spec : FeatureSpec
         How the features were made that it was fitted on.
-    layer : int
+    layers : tuple of int
+        The layers that it takes: one, except where it learnt a weighted sum.
     pooling : str
         As ``FeatureCache.features`` takes it.
     labels : tuple of str
@@ -73,7 +74,7 @@ class Bundle:
 
     estimator: BaseEstimator
     spec: FeatureSpec
-    layer: int
+    layers: tuple[int, ...]
     pooling: str
     labels: tuple[str, ...]
     classifier: str
@@ -111,13 +112,13 @@ class Bundle:
         """
         if not can_keep(result):
             msg = (
-                "a bundle needs a row of one layer, not standardised per speaker, so that a lone utterance will do. "
+                "a bundle needs a row of embeddings, not standardised per speaker, so that a lone utterance will do. "
                 f"Got {result.title}; choose another row."
             )
             raise ValueError(msg)
         selection = select({cache.name: cache}, exclude_labels=exclude_labels, merge_labels=merge_labels)
         rows = np.arange(len(selection.table))
-        layers = cache.layers if result.layer is None else [result.layer]
+        layers = cache.layers if result.selection == "best" else [result.layer or 0]
         task = Task(
             cache=cache,
             rows=selection.rows[cache.name],
@@ -130,18 +131,20 @@ class Bundle:
             speaker_norm=False,
             random_state=random_state,
             device="cpu",
+            mixed_layers=result.mixed_layers,
         )
         (chosen,) = choose(task)
-        estimator = make_classifier(result.classifier, random_state=random_state)
-        estimator.set_params(**dict(chosen.parameters)).fit(
-            cache.features(chosen.layer, result.pooling)[task.rows],
+        layers = task.mixed_layers or (chosen.layer,)
+        estimator = make_task_classifier(task, chosen)
+        estimator.fit(
+            _side_by_side(cache, layers, result.pooling)[task.rows],
             selection.table.labels,
             **fit_arguments(estimator, selection.table.speakers),
         )
         return cls(
             estimator=estimator,
             spec=cache.spec,
-            layer=chosen.layer,
+            layers=layers,
             pooling=result.pooling,
             labels=selection.labels,
             classifier=result.classifier,
@@ -154,6 +157,31 @@ class Bundle:
             },
             versions=software_versions(),
         )
+
+    @property
+    def layer(self) -> int:
+        """The one layer that it takes.
+
+        Raises
+        ------
+        ValueError
+            Where it takes several.
+        """
+        if len(self.layers) > 1:
+            msg = f"this bundle takes layers {', '.join(map(str, self.layers))} side by side, not one."
+            raise ValueError(msg)
+        return self.layers[0]
+
+    def features_of(self, cache: "FeatureCache") -> NDArray[np.float32]:
+        """Return what the classifier takes of each row of a cache: layers outside, statistics inside.
+
+        Raises
+        ------
+        SpecMismatchError
+            As ``check_spec``.
+        """
+        self.check_spec(cache.spec)
+        return _side_by_side(cache, self.layers, self.pooling)
 
     @property
     def has_probabilities(self) -> bool:
@@ -192,8 +220,8 @@ class Bundle:
             described = describe_differences(differences, mine="bundle", theirs="features")
             msg = f"features must be made as those that the bundle was fitted on. They differ: {described}."
             raise SpecMismatchError(msg)
-        if self.layer not in spec.layers:
-            msg = f"the bundle needs layer {self.layer}. The features have layers {', '.join(map(str, spec.layers))}."
+        if missing_layers := [layer for layer in self.layers if layer not in spec.layers]:
+            msg = f"the bundle needs layer {missing_layers[0]}. The features have layers {', '.join(map(str, spec.layers))}."
             raise SpecMismatchError(msg)
         if missing := [name for name in self.pooling.split("+") if name not in spec.pooling]:
             msg = f"the bundle needs pooling {missing[0]!r}. The features have {', '.join(spec.pooling)}."
@@ -221,7 +249,7 @@ class Bundle:
             "format": BUNDLE_FORMAT,
             "version": BUNDLE_VERSION,
             "spec": json.loads(self.spec.to_json()),
-            "layer": self.layer,
+            "layers": self.layers,
             "pooling": self.pooling,
             "labels": self.labels,
             "classifier": self.classifier,
@@ -283,7 +311,7 @@ class Bundle:
             bundle = cls(
                 estimator=estimator,
                 spec=FeatureSpec.from_json(json.dumps(facts["spec"])),
-                layer=int(facts["layer"]),
+                layers=tuple(int(layer) for layer in facts["layers"]),
                 pooling=str(facts["pooling"]),
                 labels=tuple(facts["labels"]),
                 classifier=str(facts["classifier"]),
@@ -301,8 +329,12 @@ class Bundle:
 
 
 def can_keep(result: Result) -> bool:
-    """Return whether a row can be a bundle: it uses one layer, and needs no other utterance of the speaker."""
-    return result.selection in ("", "best") and not result.transductive
+    """Return whether a row can be a bundle: it uses embeddings, and needs no other utterance of the speaker."""
+    return result.selection != "none" and not result.transductive
+
+
+def _side_by_side(cache: "FeatureCache", layers: Sequence[int], pooling: str) -> NDArray[np.float32]:
+    return np.concatenate([cache.features(layer, pooling) for layer in layers], axis=1)
 
 
 def _read_facts(directory: Path) -> dict[str, Any]:

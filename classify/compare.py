@@ -305,6 +305,7 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         seconds=outcome.seconds,
         predictions=tuple(map(tuple, table.tolist())),
         chosen=tuple(chosen.describe() for chosen in outcome.chosen) if len(task.candidates) > 1 else (),
+        mixed_layers=task.mixed_layers,
         layer_weights=tuple(outcome.layer_weights),
         warnings=outcome.warnings,
     )

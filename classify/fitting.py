@@ -116,6 +116,14 @@ def candidates_of(classifier: str, layers: Iterable[int], *, tune: bool) -> list
     ]
 
 
+def make_task_classifier(task: Task, candidate: Candidate | None = None) -> BaseEstimator:
+    """Build a task's untrained classifier, with a candidate's parameters."""
+    estimator = make_classifier(task.classifier, random_state=task.random_state)
+    if task.mixed_layers:
+        estimator[-1].set_params(num_layers=len(task.mixed_layers))
+    return estimator.set_params(**dict(candidate.parameters)) if candidate else estimator
+
+
 def run(task: Task) -> Outcome:
     """Choose, fit and predict in every fold."""
     started = time.perf_counter()
@@ -206,9 +214,7 @@ Job = tuple[NDArray[np.intp], NDArray[np.intp], Candidate]
 
 def _fit_predict(task: Task, features: NDArray[np.float32], jobs: Sequence[Job]) -> Iterator[Fitted]:
     """Yield the predictions of each job's test rows and its layer weights, in the order of the jobs."""
-    estimator = make_classifier(task.classifier, random_state=task.random_state)
-    if task.mixed_layers:
-        estimator[-1].set_params(num_layers=len(task.mixed_layers))
+    estimator = make_task_classifier(task)
     if isinstance(estimator, Pipeline) and isinstance(estimator[-1], FeedforwardClassifier):
         yield from _fit_predict_together(task, features, jobs, estimator)
         return

@@ -95,8 +95,10 @@ class Result:
         Whether each training part chose the classifier's parameters.
     chosen : tuple of str
         What was selected inside each fold's training part, one sentence per fold; empty where nothing was.
-    layer_weights : tuple of tuple of float, shape (fold, layer)
-        What each fold learnt as shares of the cache's layers, where ``selection`` is ``all``; else empty.
+    mixed_layers : tuple of int
+        The layers that a weighted sum was learnt over, where ``selection`` is ``all``; else empty.
+    layer_weights : tuple of tuple of float, shape (fold, mixed layer)
+        The share of each that each fold learnt; sums to 1.
     warnings : tuple of str
         Each distinct warning of the classifier, with the number of folds that gave it.
     """
@@ -124,6 +126,7 @@ class Result:
     tuned: bool = False
     transductive: bool = False
     chosen: tuple[str, ...] = ()
+    mixed_layers: tuple[int, ...] = ()
     layer_weights: tuple[tuple[float, ...], ...] = ()
     warnings: tuple[str, ...] = ()
 

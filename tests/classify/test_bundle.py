@@ -245,8 +245,24 @@ def test_what_is_no_bundle_is_refused(cache, tmp_path):
 
 
 def test_rows_that_a_lone_utterance_cannot_have_are_refused(cache):
-    for options in ({"speaker_norm": True}, {"baselines": True}, {"classifiers": ["weighted-sum"]}):
+    for options in ({"speaker_norm": True}, {"baselines": True}):
         row = compare([cache], **({"classifiers": ["ridge"], "layers": [2]} | options)).results[-1]
         assert not can_keep(row)
         with pytest.raises(ValueError, match=r"so that a lone utterance will do. Got .*; choose another"):
             Bundle.fit(cache, row)
+
+
+def test_a_weighted_sum_is_kept_with_its_layers(cache, make_cache, tmp_path):
+    row = compare([cache], classifiers=["weighted-sum"], layers=[1, 2], poolings=["mean+std"]).best
+    Bundle.fit(cache, row).save(tmp_path / "bundle")
+    loaded = Bundle.load(tmp_path / "bundle")
+    assert loaded.layers == (1, 2)
+    features = loaded.features_of(cache)
+    np.testing.assert_array_equal(
+        features, np.concatenate([cache.features(1, "mean+std"), cache.features(2, "mean+std")], axis=1)
+    )
+    assert (loaded.predict(features) == cache.labels).mean() > 0.9
+    with pytest.raises(ValueError, match=r"takes layers 1, 2 side by side, not one"):
+        loaded.layer  # noqa: B018
+    with pytest.raises(SpecMismatchError, match="normalise"):
+        loaded.features_of(make_cache("other", spec={"normalise": False}))
