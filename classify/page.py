@@ -258,7 +258,7 @@ def _layers(comparison: Comparison) -> str:
     chance, span = 1 / len(comparison.labels), _span(comparison)
     span = (min(span[0], score_range([chance])[0]), span[1])
     panels: dict[tuple[str, ...], list[Result]] = {}
-    for result in comparison.results:
+    for result in (result for result in comparison.results if result.selection != "none"):
         panels.setdefault((result.protocol, result.cache, result.pooling), []).append(result)
     order = [folds.protocol for folds in comparison.folds]
     return "\n".join(

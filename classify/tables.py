@@ -19,6 +19,7 @@ from classify.results import Comparison, Estimate, Result
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1"}
 OPTIMISTIC = "optimistic"
 RANDOM = "randomly initialised"
+TRANSDUCTIVE = "transductive"
 
 # Spreadsheets run a cell that starts with one of these as a formula (OWASP, "CSV Injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -69,9 +70,12 @@ def is_random(comparison: Comparison, cache: str) -> bool:
 
 
 def marks(comparison: Comparison, result: Result) -> tuple[str, ...]:
-    """Return what must stand beside a row wherever it is shown: ``optimistic``, ``randomly initialised``."""
+    """Return what must stand beside a row wherever it is shown: ``optimistic``, ``transductive``, ``randomly initialised``."""
     optimistic = (OPTIMISTIC,) if result.optimistic else ()
-    return optimistic + ((RANDOM,) if is_random(comparison, result.cache) else ())
+    transductive = (TRANSDUCTIVE,) if result.transductive else ()
+    # A baseline uses no encoder.
+    untrained = result.selection != "none" and is_random(comparison, result.cache)
+    return optimistic + transductive + ((RANDOM,) if untrained else ())
 
 
 def title(comparison: Comparison, result: Result) -> str:
@@ -90,7 +94,8 @@ def headline(comparison: Comparison) -> str:
         else "On speakers not heard in training"
     )
     layers = {"best": "a layer chosen in each training part", "all": "all layers"}
-    encoder = best.encoder + (f" ({RANDOM})" if is_random(comparison, best.cache) else "")
+    said = RANDOM in best.encoder.replace("-", " ")
+    encoder = best.encoder + (f" ({RANDOM})" if is_random(comparison, best.cache) and not said else "")
     return printable(
         f"{who}, {best.classifier} on {layers.get(best.selection, f'layer {best.layers}')} of {encoder} tells "
         f"{len(comparison.labels)} emotions apart with {percent(best.balanced_accuracy.value)} % balanced accuracy."
@@ -106,7 +111,9 @@ def caution(comparison: Comparison) -> str:
         f"{'speaker' if speakers == 1 else 'speakers'} under {best.protocol}; guessing gives "
         f"{percent(1 / len(comparison.labels))} %."
     )
-    rivals = sum(result.optimistic == best.optimistic for result in comparison.results)
+    rivals = sum(
+        result.optimistic == best.optimistic and result.selection != "none" for result in comparison.results
+    )
     if rivals > 1:
         text += (
             f" This row is the best of {rivals}, picked by the very scores that are shown. The best of many is too high "
@@ -130,7 +137,8 @@ def shown_results(comparison: Comparison, limit: int | None) -> tuple[Result, ..
 
 def _names(comparison: Comparison, result: Result) -> list[str]:
     """Return the cells that say which row it is, marks included; aligned with ``_NAMES``."""
-    features = result.cache + (f" ({RANDOM})" if is_random(comparison, result.cache) else "")
+    said = ", ".join(mark for mark in marks(comparison, result) if mark != OPTIMISTIC)
+    features = result.cache + (f" ({said})" if said else "")
     protocol = result.protocol + (f" ({OPTIMISTIC})" if result.optimistic else "")
     cells = [features, result.layers, result.pooling, result.classifier, protocol]
     return [printable(cell) for cell in cells]

@@ -255,7 +255,8 @@ def virtual(file):
         ),
     ],
 )
-def test_structures_that_do_not_fit(edited, change, message):
+def test_structures_that_do_not_fit(edited, change, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # HDF5 makes the external file where it is run
     with pytest.raises(CacheError, match=message):
         CacheFile(edited(change))
 
