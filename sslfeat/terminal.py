@@ -109,7 +109,8 @@ def tell_extraction(done: "Extraction") -> None:
     written = "nothing written" if done.failures else "nothing left to do"
     if done.num_written:
         rate = done.audio_seconds / max(done.wall_seconds, 1e-9)
-        written = f"{done.num_written} utterances written ({done.audio_seconds:.0f} s of audio, {rate:.0f} x real time)"
+        things = "utterance" if done.num_written == 1 else "utterances"
+        written = f"{done.num_written} {things} written ({done.audio_seconds:.0f} s of audio, {rate:.0f} x real time)"
     kept = f", {done.num_kept} there already" if done.num_kept else ""
     tell(
         f"{done.cache_path}: {written}{kept}; {len(done.failures)} failed, {len(done.duplicates)} duplicates."

@@ -1,13 +1,19 @@
 """A tiny saved encoder and small corpora that tests share."""
 
 import wave
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
+
+from cli import main
+from sslfeat.corpora import CORPORA
 
 # Tests run in several processes at once, and their models are too narrow to share among threads.
 torch.set_num_threads(1)
@@ -67,6 +73,70 @@ def make_emodb() -> Callable[..., Path]:
         return directory
 
     return make
+
+
+class Outcome(NamedTuple):
+    """What a command left: its exit status, standard output and standard error."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run_sslfeat(*arguments: object) -> Outcome:
+    """Run ``sslfeat`` in this process; what would have been a traceback is raised."""
+    done = CliRunner().invoke(main, [str(one) for one in arguments], prog_name="sslfeat")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert "Traceback" not in done.stderr
+    return Outcome(done.exit_code, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def sslfeat() -> Callable[..., Outcome]:
+    return run_sslfeat
+
+
+@pytest.fixture(scope="session")
+def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 files that Emo-DB published: 4 speakers, anger, happiness and neutral, 0.3 to 0.4 s each."""
+    names = CORPORA["emodb"].names
+    assert names is not None
+    directory = tmp_path_factory.mktemp("corpora") / "wav"
+    for speaker in ("03", "08", "09", "10"):
+        for emotion in "FNW":
+            said = sorted(name for name in names() if name[:2] == speaker and name[5] == emotion)
+            for name in said[:2]:
+                seed = zlib.crc32(name.encode())
+                write_wav(directory / f"{name}.wav", make_tone(0.3 + 0.01 * (seed % 11), seed=seed))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def extracted(
+    corpus_dir: Path, model_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Outcome]:
+    """The corpus in a cache, layers 0 to 2, and what the command said; for reading only."""
+    path = tmp_path_factory.mktemp("caches") / "emodb.h5"
+    return path, run_sslfeat("extract", corpus_dir, "-o", path, "--model", model_directory, "--device", "cpu")
+
+
+@pytest.fixture(scope="session")
+def cache_path(extracted: tuple[Path, Outcome]) -> Path:
+    return extracted[0]
+
+
+@pytest.fixture(scope="session")
+def fitted(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The results of two classifiers on that cache, and what the command said; for reading only."""
+    path = tmp_path_factory.mktemp("fitted") / "results"
+    arguments = ["--classifier", "logistic", "--classifier", "gaussian-nb", "--jobs", 1]
+    return path, run_sslfeat("fit", cache_path, "-o", path, *arguments)
+
+
+@pytest.fixture(scope="session")
+def results_dir(fitted: tuple[Path, Outcome]) -> Path:
+    return fitted[0]
 
 
 @pytest.fixture(scope="session")
