@@ -14,6 +14,7 @@ from sslfeat import annotations, published
 from sslfeat.corpus import Corpus, numbered, odd_male, words
 
 _LIVINGSTONE = "Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song (RAVDESS), PLOS ONE 2018"
+_RAVDESS_INTENSITIES = {"01": "normal", "02": "strong"}
 _JL_LABELS = (
     *("angry", "sad", "neutral", "happy", "excited"),
     *("apologetic", "anxious", "assertive", "concerned", "encouraging"),
@@ -52,9 +53,10 @@ _ENTRIES = (
     Corpus(
         key="ravdess",
         title="RAVDESS, Ryerson Audio-Visual Database of Emotional Speech and Song (speech)",
-        pattern=r"03-01-(?P<label>0[1-8])-0[12]-(?P<text>0[12])-0[12]-(?P<speaker>[01]\d|2[0-4])",
+        pattern=r"03-01-(?P<label>0[1-8])-(?P<intensity>0[12])-(?P<text>0[12])-0[12]-(?P<speaker>[01]\d|2[0-4])",
         examples=("Actor_01/03-01-06-01-02-01-01.wav",),
         labels=numbered("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
+        intensities=_RAVDESS_INTENSITIES,
         counts={"01": 96} | {f"{code:02}": 192 for code in range(2, 9)},
         num_files=1440,
         num_speakers=24,
@@ -137,9 +139,10 @@ _ENTRIES = (
     Corpus(
         key="banglaser",
         title="BanglaSER, Bangla speech emotion recognition",
-        pattern=r"0[13]-01-(?P<label>0[1-5])-0[12]-(?P<text>0[1-3])-0[1-3]-(?P<speaker>[0-2]\d|3[0-4])",
+        pattern=r"0[13]-01-(?P<label>0[1-5])-(?P<intensity>0[12])-(?P<text>0[1-3])-0[1-3]-(?P<speaker>[0-2]\d|3[0-4])",
         examples=("Actor_01/03-01-03-02-03-01-01.wav",),
         labels=numbered("happy", "sad", "angry", "surprise", "neutral"),
+        intensities=_RAVDESS_INTENSITIES,
         counts={"01": 306, "02": 306, "03": 306, "04": 306, "05": 243},
         num_files=1467,
         num_speakers=34,
@@ -157,9 +160,10 @@ _ENTRIES = (
     Corpus(
         key="ravdess-song",
         title="RAVDESS, Ryerson Audio-Visual Database of Emotional Speech and Song (song)",
-        pattern=r"03-02-(?P<label>0[1-6])-0[12]-(?P<text>0[12])-0[12]-(?P<speaker>[01]\d|2[0-4])",
+        pattern=r"03-02-(?P<label>0[1-6])-(?P<intensity>0[12])-(?P<text>0[12])-0[12]-(?P<speaker>[01]\d|2[0-4])",
         examples=("Actor_01/03-02-06-01-02-01-01.wav",),
         labels=numbered("neutral", "calm", "happy", "sad", "angry", "fearful"),
+        intensities=_RAVDESS_INTENSITIES,
         counts={"01": 92} | {f"{code:02}": 184 for code in range(2, 7)},
         num_files=1012,
         num_speakers=23,
@@ -179,9 +183,10 @@ _ENTRIES = (
         key="crema-d",
         title="CREMA-D, Crowd-sourced Emotional Multimodal Actors Dataset",
         # 1040_ITH_SAD_X is released with one X.
-        pattern=r"(?P<speaker>10\d\d)_(?P<text>[A-Z]{3})_(?P<label>ANG|DIS|FEA|HAP|NEU|SAD)_(?:LO|MD|HI|XX?)",
+        pattern=r"(?P<speaker>10\d\d)_(?P<text>[A-Z]{3})_(?P<label>ANG|DIS|FEA|HAP|NEU|SAD)_(?P<intensity>LO|MD|HI|XX?)",
         examples=("AudioWAV/1001_DFA_ANG_XX.wav",),
         labels=words(ANG="anger", DIS="disgust", FEA="fear", HAP="happy", NEU="neutral", SAD="sad"),
+        intensities={"LO": "low", "MD": "medium", "HI": "high"},  # XX is unspecified
         counts=dict.fromkeys(("ANG", "DIS", "FEA", "HAP", "SAD"), 1271) | {"NEU": 1087},
         num_files=7442,
         num_speakers=91,
@@ -374,9 +379,10 @@ _ENTRIES = (
     Corpus(
         key="cafe",
         title="CaFE, Canadian French Emotional speech dataset",
-        pattern=r"(?P<speaker>0\d|1[0-2])-(?P<label>[CDJNPST])-[12]-(?P<text>[1-6])",
+        pattern=r"(?P<speaker>0\d|1[0-2])-(?P<label>[CDJNPST])-(?P<intensity>[12])-(?P<text>[1-6])",
         examples=("CaFE_48k/Peur/Fort/12-P-2-5.wav",),
         labels=words(C="Colère", D="Dégoût", J="Joie", N="Neutre", P="Peur", S="Surprise", T="Tristesse"),
+        intensities={"1": "faible", "2": "fort"},
         counts=dict.fromkeys("CDJPST", 144) | {"N": 72},
         num_files=936,
         num_speakers=12,

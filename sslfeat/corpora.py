@@ -236,6 +236,7 @@ def _utterance(entry: Corpus, identity: str, path: str, fields: Fields) -> Utter
         text=fields.get("text", ""),
         session=fields.get("session", ""),
         split=fields.get("split", ""),
+        intensity=entry.intensities.get(fields.get("intensity", ""), ""),
     )
 
 

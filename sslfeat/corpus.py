@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sslfeat.labels import harmonise
 
-Fields = dict[str, str]  # label, speaker, sex, text, session, split; and what else a name says
+Fields = dict[str, str]  # label, speaker, sex, text, session, split, intensity; and what else a name says
 
 
 class CorpusError(ValueError):
@@ -42,12 +42,15 @@ class Corpus:
         The full name.
     pattern : str
         Regular expression of the names: it matches a file's path inside the corpus folder, without the suffix and from
-        any folder boundary on. Its groups ``label`` (a code of ``labels``), ``speaker``, ``sex``, ``text``, ``session``
-        and ``split`` become the utterance's fields; others only serve ``name`` and ``annotate``.
+        any folder boundary on. Its groups ``label`` (a code of ``labels``), ``intensity`` (one of ``intensities``),
+        ``speaker``, ``sex``, ``text``, ``session`` and ``split`` become the utterance's fields; others only serve
+        ``name`` and ``annotate``.
     examples : tuple of str
         Names as they come, for messages.
     labels : mapping of str to (str, str)
         Code -> the corpus's own word and the shared noun; see :func:`words`.
+    intensities : mapping of str to str
+        Code -> the corpus's own word for how strongly the emotion was acted; a code that isn't there says nothing.
     counts : mapping of str to int
         Code -> published number of files; empty where only the total is known.
     num_files, num_speakers : int
@@ -80,6 +83,7 @@ class Corpus:
     pattern: str
     examples: tuple[str, ...]
     labels: Mapping[str, tuple[str, str]]
+    intensities: Mapping[str, str] = dataclasses.field(default_factory=dict)
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     num_files: int = 0
     num_speakers: int = 0

@@ -86,7 +86,7 @@ def read_audformat(
     values = (
         (number, [row.get(field, "") for field in COLUMNS]) for number, row in enumerate(rows.values(), 1)
     )
-    utterances = sorted(utterances_of(root, values, name), key=lambda utterance: utterance.id)
+    utterances = utterances_of(root, values, name)
     return listing_of(root, root, name, utterances, [f"Tables: {', '.join(chosen)}."])
 
 
@@ -163,7 +163,7 @@ def read_dataset(
             words.setdefault("id", f"{split}/{number:07}" if split else f"{number:07}")
             rows.append((number, [words.get(field, "") for field in COLUMNS]))
     name = corpus or source.resolve().name
-    utterances = sorted(utterances_of(source, rows, name), key=lambda utterance: utterance.id)
+    utterances = utterances_of(source, rows, name)
     notes = ["Columns: " + ", ".join(f"{field} from {column!r}" for field, column in taken.items()) + "."]
     return listing_of(source, root, name, utterances, notes)
 

@@ -12,7 +12,7 @@ from sslfeat.corpora import CorpusListing, audio_files
 from sslfeat.manifest import COLUMNS, ManifestError, facts_of, listing_of, unreadable, utterances_of
 
 _PLACEHOLDER = re.compile(r"\{(\w*)\}|\*")
-_PATTERN_FIELDS = ("label", "speaker", "sex", "text", "session", "split")
+_PATTERN_FIELDS = ("label", "speaker", "sex", "text", "session", "split", "intensity")
 
 
 def read_pattern(corpus_dir: str | Path, pattern: str, *, corpus: str = "") -> CorpusListing:
@@ -24,7 +24,8 @@ def read_pattern(corpus_dir: str | Path, pattern: str, *, corpus: str = "") -> C
         The folder.
     pattern : str
         As in ``{speaker}_{text}_{label}.wav`` or ``{label}/{speaker}-*.flac``: fields are label, speaker, sex, text,
-        session and split; ``*`` or ``{}`` is anything; none of them crosses a slash. Without a suffix, any audio fits.
+        session, split and intensity; ``*`` or ``{}`` is anything; none of them crosses a slash. Without a suffix, any
+        audio fits.
     corpus : str
         The name that ids and speakers carry; the folder's by default.
 
@@ -124,7 +125,7 @@ def read_kaldi(data_dir: str | Path, *, root: str | Path | None = None, corpus: 
             }  # fmt: skip
             yield number, [values.get(field, "") for field in COLUMNS]
 
-    utterances = sorted(utterances_of(folder / "segments", rows(), name), key=lambda utterance: utterance.id)
+    utterances = utterances_of(folder / "segments", rows(), name)
     return listing_of(folder, base, name, utterances, [])
 
 
@@ -155,8 +156,10 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 def _named(name: str, path: str, fields: Mapping[str, str]) -> Utterance:
     """Make an utterance from what its path says."""
-    corpus, label, native_label, speaker, sex, session, split = facts_of(
-        name, "", *(fields.get(field, "") for field in ("label", "speaker", "sex", "session", "split"))
+    corpus, label, native_label, speaker, sex, session, split, intensity = facts_of(
+        name,
+        "",
+        *(fields.get(field, "") for field in ("label", "speaker", "sex", "session", "split", "intensity")),
     )
     return Utterance(
         id=f"{corpus}/{path.rpartition('.')[0]}",
@@ -169,6 +172,7 @@ def _named(name: str, path: str, fields: Mapping[str, str]) -> Utterance:
         text=fields.get("text", ""),
         session=session,
         split=split,
+        intensity=intensity,
     )
 
 

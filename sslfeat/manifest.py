@@ -11,6 +11,7 @@ import json
 import math
 import operator
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "text": ("text_id", "sentence_id", "text", "sentence", "transcript", "transcription"),
     "session": ("session", "session_id", "dialogue", "dialogue_id", "dialog"),
     "split": ("split", "split_set", "subset", "partition", "dset", "set"),
+    "intensity": ("intensity", "emotion_intensity", "emotional_intensity", "emotion_level"),
     "id": ("id", "utterance_id", "utt_id", "uttid", "utt", "key", "segment_id", "name"),
     "corpus": ("corpus", "dataset", "database", "db"),
     "start": ("start", "start_time", "begin", "onset", "offset"),
@@ -88,8 +90,7 @@ def read_manifest(
     base = Path(root) if root is not None else source.parent
     name = corpus or source.stem
     taken, rows = _open_table(source, columns or {})
-    with _no_collections():
-        utterances = sorted(utterances_of(source, rows, name), key=lambda utterance: utterance.id)
+    utterances = utterances_of(source, rows, name)
     notes = ["Columns: " + ", ".join(f"{field} from {column!r}" for field, column in taken.items()) + "."]
     return listing_of(source, base, name, utterances, notes)
 
@@ -242,22 +243,48 @@ def columns_of(source: Path, header: list[str], columns: Mapping[str, str]) -> d
     return {field: taken[field] for field in COLUMNS if field in taken}
 
 
-def utterances_of(source: Path, rows: Iterable[tuple[int, Sequence[str]]], name: str) -> Iterator[Utterance]:
-    """Yield the utterances of a table; what repeats is worked out and kept once, so a million rows are quick and small."""
-    lines: dict[str, int] = {}
+def utterances_of(source: Path, rows: Iterable[tuple[int, Sequence[str]]], name: str) -> list[Utterance]:
+    """Return the utterances of a table, sorted by id.
+
+    Raises
+    ------
+    ManifestError
+        Where a row has no path or a time that is none, or an id comes twice.
+    """
+    lines = array("q")
+    with _no_collections():
+        utterances = list(_made(source, rows, name, lines))
+        if len({utterance.id for utterance in utterances}) < len(utterances):
+            first: dict[str, int] = {}
+            for utterance, line in zip(utterances, lines, strict=True):
+                if first.setdefault(utterance.id, line) != line:
+                    msg = (
+                        f"{source}: line {line}: {utterance.id} comes twice, first in line {first[utterance.id]}. Give "
+                        "each utterance an id of its own."
+                    )
+                    raise ManifestError(msg)
+        return sorted(utterances, key=operator.attrgetter("id"))
+
+
+def _made(
+    source: Path, rows: Iterable[tuple[int, Sequence[str]]], name: str, lines: "array[int]"
+) -> Iterator[Utterance]:
+    """Yield each row's utterance, its line noted; what repeats is worked out once, so a million rows are quick and small."""
     known: dict[tuple[str, ...], tuple[str, ...]] = {}
     for number, values in rows:
-        path, label, speaker, sex, text, session, split, identity, corpus, start, end, duration = values
+        path, label, speaker, sex, text, session, split, intensity, identity, corpus, start, end, duration = (
+            values
+        )
         if not path:
             msg = f"{source}: line {number}: no path."
             raise ManifestError(msg)
         if "\\" in path and "/" not in path:
             path = path.replace("\\", "/")
-        key = (corpus, label, speaker, sex, session, split)
+        key = (corpus, label, speaker, sex, session, split, intensity)
         facts = known.get(key)
         if facts is None:
             facts = known[key] = facts_of(name, *key)
-        corpus, label, native_label, speaker, sex, session, split = facts
+        corpus, label, native_label, speaker, sex, session, split, intensity = facts
         begin, stop = 0.0, math.inf
         if start or end:
             begin = _seconds(source, number, start or "0")
@@ -276,15 +303,9 @@ def utterances_of(source: Path, rows: Iterable[tuple[int, Sequence[str]]], name:
                 identity = path
             if start or end:
                 identity = f"{identity}#{start}-{end or duration}"
-        identity = f"{corpus}/{identity}"
-        if lines.setdefault(identity, number) != number:
-            msg = (
-                f"{source}: line {number}: {identity} comes twice, first in line {lines[identity]}. Give each utterance an "
-                "id of its own."
-            )
-            raise ManifestError(msg)
+        lines.append(number)
         yield Utterance(
-            id=identity,
+            id=f"{corpus}/{identity}",
             path=path,
             corpus=corpus,
             speaker=speaker,
@@ -294,6 +315,7 @@ def utterances_of(source: Path, rows: Iterable[tuple[int, Sequence[str]]], name:
             text=text,
             session=session,
             split=split,
+            intensity=intensity,
             start=begin,
             end=stop,
         )
@@ -312,9 +334,9 @@ def _no_collections() -> Iterator[None]:
 
 
 def facts_of(
-    name: str, corpus: str, label: str, speaker: str, sex: str, session: str, split: str
-) -> tuple[str, str, str, str, str, str, str]:
-    """Return corpus, label, native label, speaker, sex, session and split as an utterance has them."""
+    name: str, corpus: str, label: str, speaker: str, sex: str, session: str, split: str, intensity: str
+) -> tuple[str, str, str, str, str, str, str, str]:
+    """Return corpus, label, native label, speaker, sex, session, split and intensity as an utterance has them."""
     corpus, split = corpus or name, split.strip().lower()
     if speaker and not speaker.startswith(f"{corpus}:"):
         speaker = f"{corpus}:{speaker}"
@@ -326,6 +348,7 @@ def facts_of(
         SEXES.get(sex.strip().lower(), ""),
         session,
         SPLITS.get(split, split),
+        intensity,
     )
 
 

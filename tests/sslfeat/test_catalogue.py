@@ -47,17 +47,20 @@ def ravdess_song():
             "label": "anger",
             "native_label": "angry",
             "text": "01",
+            "intensity": "strong",
         },
     )
 
 
 def crema_d():
-    sentences = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
-    levels = ("XX", "LO", "MD", "HI")
+    """Only IEO was said in three strengths, and never neutrally."""
+    others = ("TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
     names = []
     for code, count in CORPORA["crema-d"].counts.items():
-        grid = itertools.product(levels, sentences, range(1001, 1092))
-        names += [f"{actor}_{text}_{code}_{level}" for level, text, actor in itertools.islice(grid, count)]
+        levels = ("XX",) if code == "NEU" else ("LO", "MD", "HI")
+        said = [*(("IEO", level) for level in levels), *((text, "XX") for text in others)]
+        grid = itertools.product(said, range(1001, 1092))
+        names += [f"{actor}_{text}_{code}_{level}" for (text, level), actor in itertools.islice(grid, count)]
     names[names.index("1040_ITH_SAD_XX")] = "1040_ITH_SAD_X"
     return Tree(
         paths=[f"AudioWAV/{name}.wav" for name in names],
@@ -68,6 +71,7 @@ def crema_d():
             "label": "sadness",
             "native_label": "sad",
             "text": "ITH",
+            "intensity": "",
         },
     )
 
@@ -258,7 +262,14 @@ def cafe():
             if (code, level) != ("N", 2)
         ],
         sample=("cafe/12-P-2-5", "CaFE_48k/Peur/Fort/12-P-2-5.wav"),
-        fields={"speaker": "cafe:12", "sex": "female", "label": "fear", "native_label": "Peur", "text": "5"},
+        fields={
+            "speaker": "cafe:12",
+            "sex": "female",
+            "label": "fear",
+            "native_label": "Peur",
+            "text": "5",
+            "intensity": "fort",
+        },
     )
 
 
@@ -510,6 +521,18 @@ def test_a_corpus_is_guessed_from_its_names(key, read):
 def test_songs_are_guessed_and_a_variant_of_the_same_names_is_not(read):
     assert read(ravdess_song()).name == "ravdess-song"
     assert read(emodb_2()).name == "emodb"
+
+
+@pytest.mark.parametrize(
+    ("key", "counts"),
+    [
+        ("ravdess-song", {"normal": 552, "strong": 460}),  # there is no strong neutral
+        ("crema-d", {"": 6077, "low": 455, "medium": 455, "high": 455}),
+        ("cafe", {"faible": 504, "fort": 432}),
+    ],
+)
+def test_how_strongly_an_emotion_was_acted(key, counts, read):
+    assert Counter(u.intensity for u in read(TREES[key](), key).utterances) == counts
 
 
 # --- what tables say ---

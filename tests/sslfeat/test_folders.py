@@ -38,9 +38,9 @@ def test_a_pattern_over_folders(tmp_path):
 
 
 def test_a_field_that_comes_twice_must_say_the_same(tmp_path):
-    plant(tmp_path, ["anna/anna_sad.wav", "anna/ben_sad.wav"])
-    listing = read_pattern(tmp_path, "{speaker}/{speaker}_{label}.wav")
-    assert [u.path for u in listing.utterances] == ["anna/anna_sad.wav"]
+    plant(tmp_path, ["anna/anna_sad_high.wav", "anna/ben_sad_high.wav"])
+    listing = read_pattern(tmp_path, "{speaker}/{speaker}_{label}_{intensity}.wav")
+    assert [(u.path, u.intensity) for u in listing.utterances] == [("anna/anna_sad_high.wav", "high")]
     assert listing.name == tmp_path.name
 
 

@@ -37,7 +37,7 @@ def write(tmp_path):
 def test_a_csv_with_common_names(write, tmp_path):
     manifest = write(
         "own.csv",
-        "file,emotion,speaker_id,gender,split\na.wav,Angry,s1,F,valid\nsub/b.wav,sad,s2,male,TRAIN\n",
+        "file,emotion,speaker_id,gender,split,intensity\na.wav,Angry,s1,F,valid,high\nsub/b.wav,sad,s2,male,TRAIN,\n",
     )
     listing = read_manifest(manifest)
     assert (listing.name, listing.guessed, listing.root) == ("own", False, tmp_path)
@@ -50,10 +50,11 @@ def test_a_csv_with_common_names(write, tmp_path):
         "female",
     )
     assert (first.label, first.native_label, first.split) == ("anger", "Angry", "dev")
+    assert (first.intensity, second.intensity) == ("high", "")
     assert (first.start, first.end) == (0.0, math.inf)
     assert (second.id, second.sex, second.split) == ("own/sub/b", "male", "train")
     assert listing.notes == [
-        "Columns: path from 'file', label from 'emotion', speaker from 'speaker_id', sex from 'gender', split from 'split'."
+        "Columns: path from 'file', label from 'emotion', speaker from 'speaker_id', sex from 'gender', split from 'split', intensity from 'intensity'."
     ]
 
 
