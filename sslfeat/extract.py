@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -180,7 +181,8 @@ def _plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> _Plan:
         twice = next(one.id for index, one in enumerate(utterances) if place[one.id] != index)
         msg = f"utterances must have distinct ids. Got {twice!r} twice."
         raise ValueError(msg)
-    stamps = np.array([stamp(root / utterance.path) for utterance in utterances], np.int64).reshape(-1, 2)
+    files = (os.path.join(root, utterance.path) for utterance in utterances)  # noqa: PTH118  (see stamp)
+    stamps = np.array([stamp(path) for path in files], np.int64).reshape(-1, 2)
     missing = (stamps == 0).all(axis=1)
     settled = np.zeros(len(utterances), bool)
     failures: dict[str, str] = {}

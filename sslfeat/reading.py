@@ -1,6 +1,7 @@
 """Decode utterances in threads, ahead of who encodes them, in memory bounded by two windows of audio."""
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,10 +36,10 @@ class Reading:
     reason: str = ""
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def stamp(path: str | Path) -> tuple[int, int]:
     """Return a file's size in bytes and modification time in nanoseconds; zeros where there is no file."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116  (half the time of a Path's, which counts for a million)
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
