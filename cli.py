@@ -115,46 +115,27 @@ def _corpus_options(command: Any) -> Any:
     """Add the ways to say what is spoken in which file."""
     options = [
         click.argument("corpus_dir", required=False, type=click.Path(path_type=Path)),
-        click.option("--corpus", help="Naming scheme of the folder, as emodb; guessed where that is unambiguous. See `sslfeat corpora`."),
+        click.option("--corpus", help="Known corpus, as emodb (see `sslfeat corpora`), guessed where the names are unambiguous; or the name of your own."),
         click.option("--manifest", type=click.Path(path_type=Path), help="Table of your own (CSV, TSV, JSONL) instead of a known corpus."),
-        click.option("--root", type=click.Path(path_type=Path), help="Folder that the manifest's paths start from; its own by default."),
-        click.option("--column", "columns", multiple=True, callback=_parse_pairs, metavar="FIELD=NAME", help="Column of the manifest that a field is in, as label=emo; guessed where not given."),
+        click.option("--root", type=click.Path(path_type=Path), help="Folder that the paths of a manifest or wav.scp start from; its own by default."),
+        click.option("--column", "columns", multiple=True, callback=_parse_pairs, metavar="FIELD=NAME", help="Repeatable: column of the manifest that a field is in, as label=emo; guessed where not given."),
         click.option("--pattern", help="How your own files are named, as '{speaker}_{text}_{label}.wav'."),
         click.option("--labels-from-folders", is_flag=True, help="Each subfolder's name is its files' label."),
+        click.option("--export-dir", type=click.Path(path_type=Path), help="Where the audio goes that a Hugging Face dataset holds as bytes. [default: DATASET-audio beside it]", show_default=False),
     ]
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def _list_corpus(
-    corpus_dir: Path | None,
-    corpus: str | None,
-    manifest: Path | None,
-    root: Path | None,
-    columns: dict[str, str],
-    pattern: str | None,
-    labels_from_folders: bool,
-) -> "CorpusListing":
-    from sslfeat import corpora, folders
-    from sslfeat.manifest import read_manifest
+def _list_corpus(**options: Any) -> "CorpusListing":
+    from sslfeat.listing import RequestError, list_corpus
     from sslfeat.terminal import tell
 
-    ways = [name for name, given in (("--manifest", manifest), ("--pattern", pattern), ("--labels-from-folders", labels_from_folders)) if given]
-    if len(ways) > 1:
-        msg = f"{' and '.join(ways)} can't be combined; choose one."
-        raise click.UsageError(msg)
-    if manifest is not None:
-        listing = read_manifest(manifest, root=root or corpus_dir, columns=columns, corpus=corpus or "")
-    elif corpus_dir is None:
-        msg = "a corpus folder or --manifest is needed; `sslfeat extract --help` shows how."
-        raise click.UsageError(msg)
-    elif pattern:
-        listing = folders.read_pattern(corpus_dir, pattern, corpus=corpus or "")
-    elif labels_from_folders:
-        listing = folders.read_labelled_folders(corpus_dir, corpus=corpus or "")
-    else:
-        listing = corpora.read_corpus(corpus_dir, corpus)
+    try:
+        listing = list_corpus(**{name: value for name, value in options.items() if value is not None})
+    except RequestError as error:
+        raise click.UsageError(str(error)) from error
     speakers = len({utterance.speaker for utterance in listing.utterances} - {""})
     labels = len({utterance.label for utterance in listing.utterances} - {""})
     how = f" (guessed from the names; say --corpus {listing.name} to be sure)" if listing.guessed else ""
