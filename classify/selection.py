@@ -75,7 +75,7 @@ def select(
     Raises
     ------
     CacheError
-        Where the caches share no utterance, or disagree on an utterance's label, speaker or audio.
+        Where a cache holds no utterance, the caches share none, or disagree on an utterance's label, speaker or audio.
     ValueError
         Where a label to exclude or merge is in no cache, fewer than two labels remain, or an utterance has no
         speaker.
@@ -85,8 +85,11 @@ def select(
     shared = set(first.utterance_ids.tolist()).intersection(
         *(cache.utterance_ids.tolist() for cache in others)
     )
+    if empty := [cache for cache in caches.values() if not len(cache)]:
+        msg = f"{empty[0].path}: holds no utterance; `sslfeat info` shows what failed."
+        raise CacheError(msg)
     if not shared:
-        msg = f"{first.path}: no utterance of it is in {', '.join(str(cache.path) for cache in others) or 'it'}."
+        msg = f"{first.path}: no utterance of it is in {', '.join(str(cache.path) for cache in others)}."
         raise CacheError(msg)
     for name, cache in caches.items():
         if missing := len(cache) - len(shared):

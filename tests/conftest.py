@@ -1,5 +1,6 @@
 """A tiny saved encoder and small corpora that tests share."""
 
+import re
 import wave
 import zlib
 from collections.abc import Callable
@@ -98,6 +99,21 @@ def sslfeat() -> Callable[..., Outcome]:
 
 
 @pytest.fixture(scope="session")
+def fails(sslfeat: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """Run a command that is to fail with one sentence, given as a pattern, and nothing on standard output."""
+
+    def fails(*arguments: object, match: str, status: int = 1) -> Outcome:
+        done = sslfeat(*arguments)
+        assert (done.status, done.out) == (status, "")
+        sentence = done.err.splitlines()[-1]
+        assert re.search(f"^Error: {match}", sentence), sentence
+        assert sentence.endswith((".", "?", ")"))
+        return done
+
+    return fails
+
+
+@pytest.fixture(scope="session")
 def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 files that Emo-DB published: 4 speakers, anger, happiness and neutral, 0.3 to 0.4 s each."""
     names = CORPORA["emodb"].names
@@ -118,7 +134,9 @@ def extracted(
 ) -> tuple[Path, Outcome]:
     """The corpus in a cache, layers 0 to 2, and what the command said; for reading only."""
     path = tmp_path_factory.mktemp("caches") / "emodb.h5"
-    return path, run_sslfeat("extract", corpus_dir, "-o", path, "--model", model_directory, "--device", "cpu")
+    done = run_sslfeat("extract", corpus_dir, "-o", path, "--model", model_directory, "--device", "cpu")
+    assert done.status == 0, done.err
+    return path, done
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +149,9 @@ def fitted(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """The results of two classifiers on that cache, and what the command said; for reading only."""
     path = tmp_path_factory.mktemp("fitted") / "results"
     arguments = ["--classifier", "logistic", "--classifier", "gaussian-nb", "--jobs", 1]
-    return path, run_sslfeat("fit", cache_path, "-o", path, *arguments)
+    done = run_sslfeat("fit", cache_path, "-o", path, *arguments)
+    assert done.status == 0, done.err
+    return path, done
 
 
 @pytest.fixture(scope="session")
