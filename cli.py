@@ -14,23 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sslfeat.options import CLASSIFIERS, PROTOCOLS, parse_channels, parse_layers, parse_pairs, parse_poolings, parse_sides
+
 if TYPE_CHECKING:
     from classify import Bundle
     from sslfeat.corpora import CorpusListing
 
 PARTIAL_SUCCESS = 3
 INTERRUPTED = 130
-
-# Spelt out here because --help must not wait for the packages that know them; a test holds them together.
-POOLINGS = ("mean", "std", "max", "min")
-CLASSIFIERS = (
-    "feedforward, logistic, linear-svm, svm, knn, lda, qda, ridge, nearest-centroid, random-forest, extra-trees, "
-    "hist-gradient-boosting, gaussian-nb, majority"
-)
-PROTOCOLS = (
-    "leave-one-speaker-out, speaker-5-fold (any number), leave-one-session-out, leave-one-text-out, "
-    "speaker-and-text-disjoint, predefined, emobox, paper"
-)
 
 
 class _Group(click.Group):
@@ -68,49 +59,6 @@ def main(debug: bool) -> None:
     """
 
 
-def _parse_layers(_context: click.Context, _option: click.Parameter, text: str) -> list[int] | None:
-    """Read ``all``, ``0-12`` or ``6,9``; None means all."""
-    if text == "all":
-        return None
-    layers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            msg = f"layers are all, a range as 0-12, or a list as 6,9. Got {text!r} instead."
-            raise click.BadParameter(msg)
-        layers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return layers
-
-
-def _parse_poolings(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
-    poolings = [part.strip() for part in text.split(",")]
-    if unknown := [name for name in poolings if name not in POOLINGS]:
-        msg = f"pooling is out of {', '.join(POOLINGS)}, joined by commas. Got {unknown[0]!r} instead."
-        raise click.BadParameter(msg)
-    return poolings
-
-
-def _parse_sides(_context: click.Context, _option: click.Parameter, poolings: Sequence[str]) -> Sequence[str]:
-    """Read ``mean``, or ``mean+std`` side by side."""
-    for pooling in poolings:
-        if unknown := [name for name in pooling.split("+") if name not in POOLINGS]:
-            msg = f"pooling is out of {', '.join(POOLINGS)}, or several joined by +. Got {unknown[0]!r} instead."
-            raise click.BadParameter(msg)
-    return poolings
-
-
-def _parse_pairs(_context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
-    """Read ``old=new`` options."""
-    parsed = {}
-    for pair in pairs:
-        old, equals, new = pair.partition("=")
-        if not (old and equals and new):
-            msg = f"{option.opts[0]} takes pairs as excited=happiness. Got {pair!r} instead."
-            raise click.BadParameter(msg)
-        parsed[old] = new
-    return parsed
-
-
 def _corpus_options(command: Any) -> Any:
     """Add the ways to say what is spoken in which file."""
     options = [
@@ -118,7 +66,7 @@ def _corpus_options(command: Any) -> Any:
         click.option("--corpus", help="Known corpus, as emodb (see `sslfeat corpora`), guessed where the names are unambiguous; or the name of your own."),
         click.option("--manifest", type=click.Path(path_type=Path), help="Table of your own (CSV, TSV, JSONL) instead of a known corpus."),
         click.option("--root", type=click.Path(path_type=Path), help="Folder that the paths of a manifest or wav.scp start from; its own by default."),
-        click.option("--column", "columns", multiple=True, callback=_parse_pairs, metavar="FIELD=NAME", help="Repeatable: column of the manifest that a field is in, as label=emo; guessed where not given."),
+        click.option("--column", "columns", multiple=True, callback=parse_pairs, metavar="FIELD=NAME", help="Repeatable: column of the manifest that a field is in, as label=emo; guessed where not given."),
         click.option("--pattern", help="How your own files are named, as '{speaker}_{text}_{label}.wav'."),
         click.option("--labels-from-folders", is_flag=True, help="Each subfolder's name is its files' label."),
         click.option("--export-dir", type=click.Path(path_type=Path), help="Where the audio goes that a Hugging Face dataset holds as bytes. [default: DATASET-audio beside it]", show_default=False),
@@ -150,17 +98,18 @@ def _list_corpus(**options: Any) -> "CorpusListing":
 @click.option("-o", "--output", "cache_path", required=True, type=click.Path(path_type=Path), help="The cache to write, as emodb.h5; the same command again goes on where it ended.")
 @click.option("--model", "model_id", default="embedded", help="Hub id (facebook/wav2vec2-base), a directory that save_pretrained wrote, or the small encoder in the package.")
 @click.option("--revision", help="Branch, tag or commit of a hub model; the commit is recorded.")
-@click.option("--layers", default="all", callback=_parse_layers, help="all, 0-12, or 6,9. 0 is the input of the first block, k the output of block k.")
-@click.option("--pooling", default="mean,std", callback=_parse_poolings, help="Statistics over frames, side by side: mean, std, max, min.")
+@click.option("--layers", default="all", callback=parse_layers, help="all, 0-12, or 6,9. 0 is the input of the first block, k the output of block k.")
+@click.option("--pooling", default="mean,std", callback=parse_poolings, help="Statistics over frames, side by side: mean, std, max, min.")
 @click.option("--frames", is_flag=True, help="Keep the frame embeddings too (50 per second and layer).")
 @click.option("--precision", default="float32", type=click.Choice(["float32", "bfloat16", "float16"]), help="Arithmetic of the encoder; float32 is exact.")
 @click.option("--dtype", default="float32", type=click.Choice(["float32", "float16"]), help="Type of the stored numbers.")
+@click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
 @click.option("--batch-seconds", type=click.FloatRange(min=0, min_open=True), help="Audio encoded at once, padding counted; changes no number. [default: 12 on a CPU, 320 on a GPU]", show_default=False)
 @click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
 @click.option("--overwrite", is_flag=True, help="Throw away what is there under that name and start again.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[int] | None, pooling: list[str], frames: bool, precision: str, dtype: str, device: str, batch_seconds: float | None, jobs: int, overwrite: bool, quiet: bool, **corpus_options: Any) -> None:
+def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[int] | None, pooling: list[str], frames: bool, precision: str, dtype: str, channels: str, device: str, batch_seconds: float | None, jobs: int, overwrite: bool, quiet: bool, **corpus_options: Any) -> None:
     """Embed a corpus: every layer of every utterance, pooled over time, in one file.
 
     \b
@@ -193,7 +142,7 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
             cache_path,
             root=listing.root,
             encoder=encoder,
-            spec=encoder.spec(layers=layers, pooling=pooling, frames=frames, dtype=dtype),
+            spec=encoder.spec(layers=layers, pooling=pooling, frames=frames, dtype=dtype, channels=channels),
             batch_seconds=batch_seconds,
             jobs=jobs,
             overwrite=overwrite,
@@ -242,14 +191,14 @@ def merge(out_path: Path, cache_paths: tuple[Path, ...], overwrite: bool) -> Non
 @click.option("-o", "--output", "results_dir", required=True, type=click.Path(path_type=Path), help="Folder for results.json, results.csv, predictions.csv, report.html and the bundle.")
 @click.option("--classifier", "classifiers", multiple=True, default=("logistic", "feedforward"), help=f"Repeatable: {CLASSIFIERS}, or module:Class of any scikit-learn classifier.")
 @click.option("--layer", "layers", multiple=True, default=("all",), help="Repeatable: all, or a layer's number; or best, chosen inside each training part.")
-@click.option("--pooling", "poolings", multiple=True, default=("mean",), callback=_parse_sides, help="Repeatable: mean, std, or mean+std side by side.")
+@click.option("--pooling", "poolings", multiple=True, default=("mean",), callback=parse_sides, help="Repeatable: mean, std, or mean+std side by side.")
 @click.option("--protocol", default="leave-one-speaker-out", help=f"Who is tested on: {PROTOCOLS} (optimistic). docs/protocols.md says what each may claim.")
 @click.option("--tune", is_flag=True, help="Let each training part choose among the classifier's small grid of parameters.")
 @click.option("--speaker-norm", is_flag=True, help="Standardise per speaker, tested ones too; such rows are marked transductive.")
 @click.option("--baselines/--no-baselines", default=True, help="Rows for the most frequent label and for the utterances' lengths alone.")
 @click.option("--report-optimism", is_flag=True, help="Run the paper's protocol beside the chosen one and print the gap.")
 @click.option("--exclude-label", "exclude_labels", multiple=True, help="Repeatable: leave a label out.")
-@click.option("--merge-labels", multiple=True, callback=_parse_pairs, metavar="OLD=NEW", help="Repeatable: as excited=happiness.")
+@click.option("--merge-labels", multiple=True, callback=parse_pairs, metavar="OLD=NEW", help="Repeatable: as excited=happiness.")
 @click.option("--jobs", default=-1, help="Processes; -1 is all cores.")
 @click.option("--seed", default=0, help="Random state of whatever is random.")
 @click.option("--device", default="cpu", help="Where feed-forward heads are trained: cpu, cuda or cuda:1.")
@@ -274,7 +223,7 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     from classify.report import check_results_dir, write_results
     from classify.selection import name_caches
     from classify.tables import caution, headline, render_plain, render_table
-    from sslfeat.terminal import show_progress, tell
+    from sslfeat.terminal import show_progress, tell, warnings_as_lines
 
     words = set(layers) & {"all", "best"}
     if wrong := [layer for layer in layers if layer not in words and not re.fullmatch(r"\d{1,3}", layer)]:
@@ -316,7 +265,7 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     with contextlib.ExitStack() as stack:
         bundle: Bundle | None = None
         if not best.transductive and best.selection != "none":
-            stack.enter_context(_warnings_as_lines())
+            stack.enter_context(warnings_as_lines())
             options: dict[str, Any] = {"exclude_labels": exclude_labels, "merge_labels": merge_labels}
             bundle = Bundle.fit(name_caches(caches)[best.cache], best, random_state=seed, **options)
     written = write_results(comparison, results_dir, overwrite=overwrite)
@@ -333,20 +282,6 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
         tell(sentence)
     kept = f"; {best.title}, fitted again on all utterances: {results_dir / 'bundle'}" if bundle else ""
     tell(f"{', '.join(path.name for path in written)} in {results_dir}{kept}")
-
-
-@contextlib.contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Show each distinct warning once, as a line."""
-    import warnings
-
-    from sslfeat.terminal import tell
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        yield
-    for text in dict.fromkeys(str(one.message).splitlines()[0] for one in caught):
-        tell(f"warning: {text}")
 
 
 @main.command()
@@ -441,7 +376,7 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
     revision = wanted.revision if model_id is None and wanted.revision != "local" else None
     encoder = Encoder.load(model_id or wanted.model_id, revision=revision, device=device, precision=wanted.precision)
     poolings = bundle.pooling.split("+")
-    spec = encoder.spec(layers=[bundle.layer], pooling=poolings, dtype=wanted.dtype)
+    spec = encoder.spec(layers=[bundle.layer], pooling=poolings, dtype=wanted.dtype, channels=wanted.channels)
     with _lead_with(model_id or wanted.model_id):
         bundle.check_spec(spec)
     names: list[str] = []
@@ -458,9 +393,10 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
 
 @main.command()
 @_corpus_options
+@click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
 @click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def check(jobs: int, quiet: bool, **corpus_options: Any) -> None:
+def check(channels: str, jobs: int, quiet: bool, **corpus_options: Any) -> None:
     """Read a corpus without embedding it, and tell what is off.
 
     Counts against the published ones, missing and unexpected names, audio that can't be used, duplicates.
@@ -474,7 +410,7 @@ def check(jobs: int, quiet: bool, **corpus_options: Any) -> None:
 
     total = len(listing.utterances)
     with show_progress("files", quiet=quiet) as show:
-        found = run(listing, jobs=jobs, progress=lambda done: show(done, total, ""))
+        found = run(listing, channels=channels, jobs=jobs, progress=lambda done: show(done, total, ""))
     for table in describe_check(found):
         Console().print(table)
     if found.is_off:

@@ -221,6 +221,27 @@ def decode(
     )
 
 
+def parse_channel(channels: str) -> int | Literal["mean"]:
+    """Return what a spec's ``channels`` means for :func:`decode`.
+
+    Raises
+    ------
+    ValueError
+        Where it is neither ``mean`` nor a number.
+
+    Examples
+    --------
+    >>> parse_channel("mean"), parse_channel("1")
+    ('mean', 1)
+    """
+    if channels == "mean":
+        return "mean"
+    if not (channels.isascii() and channels.isdigit()):
+        msg = f"channels must be mean, or one channel's number, counted from 0. Got {channels!r} instead."
+        raise ValueError(msg)
+    return int(channels)
+
+
 def _mix(block: Block, channel: int | Literal["mean"]) -> npt.NDArray[np.float32]:
     if channel != "mean":
         return np.ascontiguousarray(block[:, channel])

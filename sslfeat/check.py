@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from cache.schema import Duplicate, Failure, Utterance
-from sslfeat.audio import AudioError, Recording, decode
+from sslfeat.audio import AudioError, Recording, decode, parse_channel
 from sslfeat.corpora import CorpusListing
 
 IN_FLIGHT = 8  # decoded recordings that may wait for one another, per thread
@@ -101,7 +101,7 @@ class CheckReport:
 def check(
     listing: CorpusListing,
     *,
-    channel: int | Literal["mean"] = "mean",
+    channels: str = "mean",
     min_samples: int = 400,
     jobs: int = 1,
     progress: Callable[[int], None] | None = None,
@@ -112,8 +112,10 @@ def check(
     ----------
     listing : CorpusListing
         From :func:`~sslfeat.corpora.read_corpus` or a manifest.
-    channel, min_samples
-        As :func:`~sslfeat.audio.decode` takes them, so that a file fails here where extraction would fail.
+    channels : str
+        ``mean``, or the number of the one to take, from 0.
+    min_samples : int
+        As :func:`~sslfeat.audio.decode` takes it, so that a file fails here where extraction would fail.
     jobs : int
         Threads that decode; they release the GIL.
     progress : callable, optional
@@ -126,7 +128,7 @@ def check(
     """
     heard, failures, duplicates = [], [], []
     originals: dict[str, Utterance] = {}
-    outcomes = _decoded(listing.root, listing.utterances, channel, min_samples, jobs)
+    outcomes = _decoded(listing.root, listing.utterances, parse_channel(channels), min_samples, jobs)
     for done, (utterance, outcome) in enumerate(zip(listing.utterances, outcomes, strict=True), 1):
         if isinstance(outcome, AudioError):
             path = str(listing.root / utterance.path)

@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from cache.schema import FeatureSpec, Utterance, describe_differences
-from sslfeat.audio import decode
+from sslfeat.audio import decode, parse_channel
 from sslfeat.embed import embed_all, make_budget
 from sslfeat.encoder import Encoder, EncoderError
 from sslfeat.reading import Reading, read_windows
@@ -41,6 +41,8 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
     revision : str or None
     device, precision : str
         As ``Encoder.load`` takes them.
+    channels : str
+        How several channels of a file become one: ``mean``, or the number of the one to take, from 0.
     batch_seconds : float or None
         Most seconds of audio, padding counted, that are encoded at once.
 
@@ -72,6 +74,7 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
         revision: str | None = None,
         device: str = "auto",
         precision: str = "float32",
+        channels: str = "mean",
         batch_seconds: float | None = None,
     ) -> None:
         self.model_id = model_id
@@ -80,6 +83,7 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
         self.revision = revision
         self.device = device
         self.precision = precision
+        self.channels = channels
         self.batch_seconds = batch_seconds
 
     def fit(self, X: Sequence[Audio], y: object = None) -> Self:
@@ -90,12 +94,12 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
         EncoderError
             Where the encoder can't be loaded.
         ValueError
-            Where it lacks the layer, or the pooling is unknown.
+            Where it lacks the layer, or the pooling or the channels are none.
         """
         encoder = self._load()
         self.poolings_ = tuple(self.pooling.split("+"))
         layer = encoder.num_hidden_layers if self.layer is None else self.layer
-        self.spec_ = encoder.spec(layers=[layer], pooling=self.poolings_)
+        self.spec_ = encoder.spec(layers=[layer], pooling=self.poolings_, channels=self.channels)
         self.n_features_out_ = len(self.poolings_) * self.spec_.hidden_size
         return self
 
@@ -127,16 +131,19 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
             msg = f"X must be a sequence of recordings. Got the one path {os.fspath(X)!r} instead; put it into a list."
             raise ValueError(msg)
         encoder = self._load()
-        found_now = encoder.spec(layers=self.spec_.layers, pooling=self.spec_.pooling)
+        found_now = encoder.spec(
+            layers=self.spec_.layers, pooling=self.spec_.pooling, channels=self.spec_.channels
+        )
         if differences := found_now.differences(self.spec_, ignore=("model_id", "revision")):
             told = describe_differences(differences, mine="found", theirs="fitted")
             msg = f"{self.model_id}: not the encoder that the embedder was fitted with: {told}. Find that one, or fit again."
             raise EncoderError(msg)
+        channel = parse_channel(self.spec_.channels)
         budget = make_budget(encoder, self.batch_seconds)
         embeddings = np.empty((len(X), self.n_features_out_), np.float32)
         for start in range(0, len(X), _BLOCK):
             block = [
-                _waveform(audio, index, encoder)
+                _waveform(audio, index, encoder, channel)
                 for index, audio in enumerate(X[start : start + _BLOCK], start)
             ]
             for one in embed_all(encoder, self.spec_, block, budget):
@@ -190,7 +197,12 @@ def embed_files(
     utterances = [Utterance(id=str(path), path=str(path)) for path in paths]
     budget = make_budget(encoder)
     windows = read_windows(
-        utterances, Path(), sample_rate=spec.sample_rate, min_samples=encoder.min_samples, jobs=jobs
+        utterances,
+        Path(),
+        sample_rate=spec.sample_rate,
+        channels=spec.channels,
+        min_samples=encoder.min_samples,
+        jobs=jobs,
     )
     with contextlib.closing(windows):
         for window in windows:
@@ -219,9 +231,13 @@ def _name(audio: Audio, index: int) -> str:
     return os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else f"X[{index}]"
 
 
-def _waveform(audio: Audio, index: int, encoder: Encoder) -> NDArray[np.float32]:
+def _waveform(
+    audio: Audio, index: int, encoder: Encoder, channel: int | Literal["mean"]
+) -> NDArray[np.float32]:
     if isinstance(audio, (str, os.PathLike)):
-        recording = decode(Path(audio), sample_rate=encoder.sample_rate, min_samples=encoder.min_samples)
+        recording = decode(
+            Path(audio), sample_rate=encoder.sample_rate, channel=channel, min_samples=encoder.min_samples
+        )
         return recording.waveform
     waveform = np.asarray(audio)
     # Integers would be full scale at 32768, or at anything else.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.schema import FeatureSpec
+from sslfeat.audio import parse_channel
 from sslfeat.forward import Wav2Vec2Forward, supports
 
 EMBEDDED = "embedded"
@@ -179,13 +180,15 @@ class Encoder:
         pooling: Sequence[str] = ("mean",),
         frames: bool = False,
         dtype: str = "float32",
+        channels: str = "mean",
     ) -> FeatureSpec:
         """Return everything that changes the numbers of features made by this encoder; all layers by default.
 
         Raises
         ------
         ValueError
-            Where a layer, a pooling or the storage type is none of those there are.
+            Where a layer, a pooling or the storage type is none of those there are, or ``channels`` is neither
+            ``mean`` nor a number.
         """
         return FeatureSpec(
             model_id=self.model_id,
@@ -201,6 +204,7 @@ class Encoder:
             precision=self.precision,
             dtype=dtype,
             sample_rate=self.sample_rate,
+            channels=str(parse_channel(channels)),
         )
 
     def encode(self, waveforms: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Iterator[Tensor]]:

@@ -129,7 +129,12 @@ def extract(
                 progress(run.progress(len(plan.todo), time.monotonic() - started))
 
         windows = read_windows(
-            plan.todo, root, sample_rate=spec.sample_rate, min_samples=encoder.min_samples, jobs=jobs
+            plan.todo,
+            root,
+            sample_rate=spec.sample_rate,
+            channels=spec.channels,
+            min_samples=encoder.min_samples,
+            jobs=jobs,
         )
         with contextlib.closing(windows):
             run.go(windows, report)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from cache.schema import Utterance
-from sslfeat.audio import AudioError, Recording, decode
+from sslfeat.audio import AudioError, Recording, decode, parse_channel
 
 # Audio that is decoded together, so that batches find neighbours of their length: 20 minutes are 77 MB.
 _WINDOW_SECONDS = 1200.0
@@ -46,7 +46,13 @@ def stamp(path: str | Path) -> tuple[int, int]:
 
 
 def read_windows(
-    utterances: Sequence[Utterance], root: Path, *, sample_rate: int, min_samples: int, jobs: int
+    utterances: Sequence[Utterance],
+    root: Path,
+    *,
+    sample_rate: int,
+    min_samples: int,
+    jobs: int,
+    channels: str = "mean",
 ) -> Generator[list[Reading]]:
     """Yield readings in the order of the utterances, in lists of bounded duration, the next one under way.
 
@@ -59,7 +65,10 @@ def read_windows(
         As `sslfeat.audio.decode` takes them.
     jobs : int
         Threads that decode.
+    channels : str
+        As in a spec: ``mean``, or the number of one.
     """
+    channel = parse_channel(channels)
 
     def read(utterance: Utterance) -> Reading:
         path = root / utterance.path
@@ -68,6 +77,7 @@ def read_windows(
             recording = decode(
                 path,
                 sample_rate=sample_rate,
+                channel=channel,
                 start=utterance.start,
                 end=utterance.end,
                 min_samples=min_samples,

@@ -123,6 +123,29 @@ def test_extract_options_reach_the_cache(sslfeat: Call, corpus_dir, model_direct
         assert np.array_equal(frames.max(0), cache.features(2, "max")[0])
 
 
+def test_extract_and_check_take_one_channel(sslfeat: Call, cache_path, corpus_dir, model_directory, tmp_path):
+    for file in sorted(corpus_dir.iterdir())[:3]:
+        mono = decode(file).waveform
+        write_wav(tmp_path / "wav" / file.name, np.stack([-mono, mono], axis=1))
+    asked = (tmp_path / "wav", "--corpus", "emodb", "--quiet")
+    path = tmp_path / "right.h5"
+    done = sslfeat(
+        "extract", *asked, "-o", path, "--model", model_directory, "--device", "cpu", "--channel", "1"
+    )
+    assert done.status == 0
+    with FeatureCache(path) as right, FeatureCache(cache_path) as mono:
+        assert right.spec.channels == "1"
+        assert np.allclose(right.features(2, "mean"), mono.features(2, "mean")[:3], atol=1e-3)
+    again = sslfeat("extract", *asked, "-o", path, "--model", model_directory, "--device", "cpu")
+    assert again.status == 1
+    assert "channels '1' (there) vs 'mean' (asked)" in again.err
+    assert "silent" in sslfeat("check", *asked).out
+    assert "silent" not in sslfeat("check", *asked, "--channel", "1").out
+    wrong = sslfeat("check", *asked, "--channel", "left")
+    assert wrong.status == 2
+    assert "a channel is mean, or a number from 0. Got 'left' instead." in wrong.err
+
+
 # info
 
 

@@ -105,8 +105,8 @@ def test_a_channel_and_a_least_length_as_extraction_takes_them(tmp_path):
     soundfile.write(tmp_path / "sad/1.wav", np.hstack([samples, -samples]), 16_000)
     listing = read_labelled_folders(tmp_path)
     assert "silent" in check(listing).failures[0].reason
-    assert not check(listing, channel=1).failures
-    assert "at least 20000 are needed" in check(listing, channel=0, min_samples=20_000).failures[0].reason
+    assert not check(listing, channels="1").failures
+    assert "at least 20000 are needed" in check(listing, channels="0", min_samples=20_000).failures[0].reason
 
 
 def test_segments_of_one_file_are_distinct_and_counted_alone(tmp_path):

@@ -24,6 +24,7 @@ from classify import FeedforwardClassifier
 from sslfeat.audio import AudioError, decode
 from sslfeat.embedder import SSLEmbedder, embed_files
 from sslfeat.encoder import Encoder, EncoderError
+from tests.conftest import make_tone, write_wav
 
 
 @pytest.fixture
@@ -121,6 +122,7 @@ def test_parameters(embedder: SSLEmbedder, paths: list[Path]) -> None:
         "revision": None,
         "device": "cpu",
         "precision": "float32",
+        "channels": "mean",
         "batch_seconds": None,
     }
     with pytest.raises(NotFittedError):
@@ -271,6 +273,21 @@ def test_files_that_overflow_or_can_not_be_read(overflowing: Path, paths: list[P
     assert [reading.recording for reading in readings] == [None] * 3
     assert readings[0].reason.startswith("an empty file")
     assert readings[2].reason.startswith("layer 2 overflows in float16")
+
+
+def test_one_channel_of_several(model_directory: Path, encoder: Encoder, tmp_path: Path) -> None:
+    left, right = make_tone(0.3, seed=1), make_tone(0.3, seed=2)
+    path = write_wav(tmp_path / "both.wav", np.stack([left, right], axis=1))
+    alone = write_wav(tmp_path / "alone.wav", right)
+    expected = encoder.hidden_states(decode(alone).waveform)[2].mean(0)
+    embedder = SSLEmbedder(str(model_directory), device="cpu", channels="1").fit([])
+    assert embedder.spec_.channels == "1"
+    np.testing.assert_allclose(embedder.transform([path])[0], expected, rtol=1e-4, atol=1e-6)
+    ((_, embeddings),) = embed_files(encoder, encoder.spec(layers=[2], channels="01"), [path])
+    np.testing.assert_allclose(embeddings["mean"][0, 0], expected, rtol=1e-4, atol=1e-6)
+    assert encoder.spec(channels="01") == encoder.spec(channels="1") != encoder.spec()
+    with pytest.raises(ValueError, match=r"channels must be mean, or one channel's number, .* Got 'left'"):
+        encoder.spec(channels="left")
 
 
 def test_a_random_state_is_no_part_of_it(embedder: SSLEmbedder, paths: list[Path]) -> None:

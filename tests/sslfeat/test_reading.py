@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sslfeat.reading
 from cache import Utterance
 from sslfeat.audio import decode
 from sslfeat.reading import Reading, read_windows, stamp
+from tests.conftest import make_tone, write_wav
 
 Listing = Callable[[], list[Utterance]]
 
@@ -137,3 +139,21 @@ def test_an_unforeseen_error_names_the_file(
     with pytest.raises(MemoryError) as raised:
         read(utterances(), wav)
     assert raised.value.__notes__ == [f"while decoding {wav / '08b02Na.wav'}"]
+
+
+def test_one_channel_or_the_mean(tmp_path: Path) -> None:
+    left, right = make_tone(0.2, seed=1), make_tone(0.2, seed=2)
+    path = write_wav(tmp_path / "a.wav", np.stack([left, right], axis=1))
+    listed = [Utterance(id="a", path="a.wav")]
+    heard = {}
+    for channels in ("mean", "0", "1", "2"):
+        windows = read_windows(
+            listed, tmp_path, sample_rate=16_000, min_samples=400, jobs=1, channels=channels
+        )
+        ((heard[channels],),) = windows
+    for channels, expected in (("mean", (left + right) / 2), ("0", left), ("1", right)):
+        recording = heard[channels].recording
+        assert recording is not None
+        assert np.abs(recording.waveform - expected).max() < 1e-4
+        assert recording.audio_hash == decode(path).audio_hash
+    assert heard["2"].reason == "no channel 2; the file has 2, counted from 0."
