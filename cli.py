@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sslfeat.options import CLASSIFIERS, PROTOCOLS, parse_channels, parse_layers, parse_pairs, parse_poolings, parse_sides
+from sslfeat.options import (
+    CLASSIFIERS,
+    PROTOCOLS,
+    parse_channels,
+    parse_layers,
+    parse_pairs,
+    parse_poolings,
+    parse_sides,
+)
 
 if TYPE_CHECKING:
     from classify import Bundle

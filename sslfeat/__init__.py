@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from sslfeat.corpora import CorpusError, read_corpus
     from sslfeat.embedder import SSLEmbedder
     from sslfeat.encoder import Encoder, EncoderError
-    from sslfeat.extract import extract
 
 __all__ = [
     "AudioError",
@@ -17,7 +16,6 @@ __all__ = [
     "EncoderError",
     "SSLEmbedder",
     "decode",
-    "extract",
     "read_corpus",
 ]
 
@@ -29,7 +27,6 @@ _LAZY = {
     "EncoderError": "sslfeat.encoder",
     "SSLEmbedder": "sslfeat.embedder",
     "decode": "sslfeat.audio",
-    "extract": "sslfeat.extract",
     "read_corpus": "sslfeat.corpora",
 }
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,16 @@ def tell(sentence: str) -> None:
     """Write a line on standard error, where it doesn't disturb output that is piped."""
     sys.stderr.write(sentence + "\n")
     sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Show each distinct warning once, as a line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        yield
+    for text in dict.fromkeys(str(one.message).splitlines()[0] for one in caught):
+        tell(f"warning: {text}")
 
 
 def tell_some(heading: str, lines: Sequence[str]) -> None:

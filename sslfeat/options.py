@@ -1,0 +1,69 @@
+"""What a command line may say and how its texts are read. Imported by ``sslfeat --help``, so only click here."""
+
+import re
+from collections.abc import Sequence
+
+import click
+
+# Spelt out here because --help must not wait for the packages that know them; a test holds them together.
+POOLINGS = ("mean", "std", "max", "min")
+CLASSIFIERS = (
+    "feedforward, logistic, linear-svm, svm, knn, lda, qda, ridge, nearest-centroid, random-forest, extra-trees, "
+    "hist-gradient-boosting, gaussian-nb, majority"
+)
+PROTOCOLS = (
+    "leave-one-speaker-out, speaker-5-fold (any number), leave-one-session-out, leave-one-corpus-out, cross-corpus, "
+    "leave-one-text-out, speaker-and-text-disjoint, predefined, emobox, paper"
+)
+
+
+def parse_layers(_context: click.Context, _option: click.Parameter, text: str) -> list[int] | None:
+    """Read ``all``, ``0-12`` or ``6,9``; None means all."""
+    if text == "all":
+        return None
+    layers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            msg = f"layers are all, a range as 0-12, or a list as 6,9. Got {text!r} instead."
+            raise click.BadParameter(msg)
+        layers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return layers
+
+
+def parse_poolings(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
+    """Read ``mean,std``."""
+    poolings = [part.strip() for part in text.split(",")]
+    if unknown := [name for name in poolings if name not in POOLINGS]:
+        msg = f"pooling is out of {', '.join(POOLINGS)}, joined by commas. Got {unknown[0]!r} instead."
+        raise click.BadParameter(msg)
+    return poolings
+
+
+def parse_sides(_context: click.Context, _option: click.Parameter, poolings: Sequence[str]) -> Sequence[str]:
+    """Read ``mean``, or ``mean+std`` side by side."""
+    for pooling in poolings:
+        if unknown := [name for name in pooling.split("+") if name not in POOLINGS]:
+            msg = f"pooling is out of {', '.join(POOLINGS)}, or several joined by +. Got {unknown[0]!r} instead."
+            raise click.BadParameter(msg)
+    return poolings
+
+
+def parse_pairs(_context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
+    """Read ``old=new`` options."""
+    parsed = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new):
+            msg = f"{option.opts[0]} takes pairs as excited=happiness. Got {pair!r} instead."
+            raise click.BadParameter(msg)
+        parsed[old] = new
+    return parsed
+
+
+def parse_channels(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    """Read ``mean`` or the number of a channel."""
+    if text != "mean" and not (text.isascii() and text.isdigit()):
+        msg = f"a channel is mean, or a number from 0. Got {text!r} instead."
+        raise click.BadParameter(msg)
+    return text
