@@ -5,8 +5,10 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -186,7 +188,8 @@ def _plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> _Plan:
         twice = next(one.id for index, one in enumerate(utterances) if place[one.id] != index)
         msg = f"utterances must have distinct ids. Got {twice!r} twice."
         raise ValueError(msg)
-    files = (os.path.join(root, utterance.path) for utterance in utterances)  # noqa: PTH118  (see stamp)
+    folder = str(root)
+    files = (os.path.join(folder, utterance.path) for utterance in utterances)  # noqa: PTH118  (see stamp)
     stamps = np.array([stamp(path) for path in files], np.int64).reshape(-1, 2)
     missing = (stamps == 0).all(axis=1)
     settled = np.zeros(len(utterances), bool)
@@ -295,8 +298,9 @@ class _Run:
                 (firsts if is_first else repeats).append((reading, reading.recording))
         waveforms = [recording.waveform for _, recording in firsts]
         for batch in embed_batches(self.encoder, self.spec, waveforms, self._budget):
-            for embedded in batch:
-                self._keep(*firsts[embedded.index], embedded)
+            with _uninterrupted():
+                for embedded in batch:
+                    self._keep(*firsts[embedded.index], embedded)
             report()
             self._commit_where_due()
         for reading, recording in repeats:
@@ -381,6 +385,22 @@ class _Run:
 
     def _commit(self) -> None:
         if self._num_statements:
-            with self._part:
+            with _uninterrupted(), self._part:
                 pass  # leaving the block writes the part
         self._open_part()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block, for work that must not be left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where it never arrives
+        return
+    arrived: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)

@@ -1,11 +1,11 @@
 """Extracting a corpus: the numbers, what a second run does, and what is no use."""
 
 import dataclasses
-import errno
 import os
+import resource
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -540,30 +540,46 @@ def test_storage_that_overflows_names_the_layer(
     assert all(one.endswith("beyond the range of float16 (+-65504); store float32.") for one in told)
 
 
-def test_a_disk_that_fills_up(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def limit_file_size() -> Iterator[Callable[[int], None]]:
+    """Let writing beyond so many bytes of a file fail, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    ("full_at", "margin", "named"), [(6, -1, r"out\.h5\.parts/part-\d+\.h5"), (12, 1_000, r"out\.h5")]
+)
+def test_a_disk_that_fills_up(
+    run: Run, out: Path, monkeypatch: pytest.MonkeyPatch, limit_file_size: Callable[[int], None],
+    full_at: int, margin: int, named: str,
+) -> None:  # fmt: skip
+    """While a part is written, or while all are joined."""
     monkeypatch.setattr(sslfeat.extract, "_PART_BYTES", 1)
-    committed = 0
+    folder = out.with_name("out.h5.parts")
+    committed: set[Path] = set()
 
     def fill(progress: Progress) -> None:
-        nonlocal committed
-        if progress.done >= 6 and not committed:
-            committed = len(list(out.with_name("out.h5.parts").glob("part-*.h5")))
-            monkeypatch.setattr("os.fsync", full)
+        if progress.done >= full_at and not committed:
+            committed.update(folder.glob("part-*.h5"))
+            limit_file_size(max(path.stat().st_size for path in committed) + margin)
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(CacheError, match=r"part-\d+\.h5: can't be written: No space left on device"):
-        run(progress=fill)
-    assert committed > 0
-    parts = list(out.with_name("out.h5.parts").glob("part-*.h5"))
-    assert len(parts) == committed
+    with pytest.raises(
+        CacheError, match=rf"{named}: can't be written: File too large; nothing was left under that name"
+    ):
+        run(progress=fill, batch_seconds=0.4)
+    limit_file_size(resource.RLIM_INFINITY)
+    parts = set(folder.glob("part-*.h5"))
+    assert committed
+    assert committed <= parts
+    assert not out.exists()
     for part in parts:
         assert FeatureCache(part).verify() == []
-    monkeypatch.setattr("os.fsync", lambda _: None)
+    held = sum(len(FeatureCache(part)) for part in parts)
     done = run()
-    assert done.num_kept >= committed
-    assert done.num_kept + done.num_written == 12
+    assert (done.num_kept, done.num_written) == (held, 12 - held)
+    assert not folder.exists()
 
 
 def test_an_unforeseen_error_while_decoding_surfaces(

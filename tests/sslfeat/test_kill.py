@@ -14,9 +14,9 @@ from cache import FeatureCache, Utterance
 
 # Runs the same extraction in a child process for each line that it reads, which is the cache's path and the kill: after
 # so many seconds, or at a file operation in the folder of the cache, counted from 0. It prints the child's exit status
-# (negative: by which signal), its seconds and its file operations. Parts are committed after every batch, slowly.
+# (negative: by which signal), its seconds and its file operations. Parts are committed after every batch.
 SERVER = """
-import json, os, signal, sys, threading, time
+import json, os, signal, sys, threading, time, traceback
 from pathlib import Path
 import torch
 import sslfeat.extract
@@ -30,7 +30,7 @@ encoder = Encoder.load(model, device="cpu")
 sslfeat.extract._PART_BYTES = 1
 WATCHED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
-def extract(cache_path, seconds, operation, told):
+def extract(told, cache_path, seconds=None, operation=None, by="SIGKILL"):
     operations = []
     def watch(event, arguments):
         if event in WATCHED and str(arguments[0]).startswith(cache_path.rpartition("/")[0]):
@@ -39,13 +39,13 @@ def extract(cache_path, seconds, operation, told):
             operations.append(event)
     sys.addaudithook(watch)
     if seconds is not None:
-        threading.Thread(target=kill, args=(seconds,), daemon=True).start()
+        threading.Thread(target=kill, args=(seconds, by), daemon=True).start()
     sslfeat.extract.extract(utterances, cache_path, root=root, encoder=encoder, spec=encoder.spec(), batch_seconds=0.7)
     os.write(told, json.dumps(operations).encode())
 
-def kill(seconds):
+def kill(seconds, by):
     time.sleep(seconds)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.Signals[by])
 
 print("ready", flush=True)
 for line in sys.stdin:
@@ -55,9 +55,14 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         status = 1
+        signal.alarm(120)  # what hangs is killed
         try:
-            extract(order["cache_path"], order.get("seconds"), order.get("operation"), told)
+            extract(told, **order)
             status = 0
+        except KeyboardInterrupt:
+            status = 130
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(status)
@@ -97,7 +102,7 @@ def extract(
     assert stdin is not None
     assert stdout is not None
 
-    def order(cache_path: Path, **kill: float) -> dict[str, Any]:
+    def order(cache_path: Path, **kill: Any) -> dict[str, Any]:
         stdin.write(json.dumps({"cache_path": str(cache_path), **kill}) + "\n")
         stdin.flush()
         answer: dict[str, Any] = json.loads(stdout.readline())
@@ -128,18 +133,18 @@ def check(
                 found.update(zip(ids, cache.features(2).tolist(), strict=True))
         return found
 
-    def check(name: str, **kill: float) -> str:
+    def check(name: str, **kill: Any) -> str:
         folder = tmp_path / name
         folder.mkdir()
         out = folder / "out.h5"
         killed = extract(out, **kill)
-        assert killed["status"] in (0, -9)
+        assert killed["status"] in (0, -9 if kill.get("by") != "SIGINT" else 130)
         before = committed(folder)
         phase = (
             "finished" if killed["status"] == 0 else "final" if out.exists() else "part" if before else "none"
         )
         # The next run is killed too, and the one after that finishes.
-        extract(out, **{key: value / 2 for key, value in kill.items()})
+        extract(out, **kill | {key: value / 2 for key, value in kill.items() if key != "by"})
         between = committed(folder)
         assert before.items() <= between.items()
         assert extract(out)["status"] == 0
@@ -150,11 +155,13 @@ def check(
     return check
 
 
-def kill_at_random(extract: Extract, check: Callable[..., str], tmp_path: Path, kills: int) -> None:
+def kill_at_random(
+    extract: Extract, check: Callable[..., str], tmp_path: Path, kills: int, by: str = "SIGKILL"
+) -> None:
     (tmp_path / "timed").mkdir()
     seconds = extract(tmp_path / "timed" / "out.h5")["seconds"]
     generator = random.Random(0)
-    phases = [check(f"{kill}", seconds=generator.uniform(0, 1.05) * seconds) for kill in range(kills)]
+    phases = [check(f"{kill}", seconds=generator.uniform(0, 1.05) * seconds, by=by) for kill in range(kills)]
     assert set(phases) != {"finished"}
 
 
@@ -175,6 +182,10 @@ def test_killed_at_random_instants(extract: Extract, check: Callable[..., str], 
     kill_at_random(extract, check, tmp_path, 15)
 
 
+def test_ctrl_c_at_random_instants(extract: Extract, check: Callable[..., str], tmp_path: Path) -> None:
+    kill_at_random(extract, check, tmp_path, 4, "SIGINT")
+
+
 def test_killed_at_file_operations(extract: Extract, check: Callable[..., str], tmp_path: Path) -> None:
     kill_at_operations(extract, check, tmp_path, 10)
 
@@ -182,6 +193,11 @@ def test_killed_at_file_operations(extract: Extract, check: Callable[..., str], 
 @pytest.mark.slow
 def test_killed_at_many_random_instants(extract: Extract, check: Callable[..., str], tmp_path: Path) -> None:
     kill_at_random(extract, check, tmp_path, 100)
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_many_random_instants(extract: Extract, check: Callable[..., str], tmp_path: Path) -> None:
+    kill_at_random(extract, check, tmp_path, 50, "SIGINT")
 
 
 @pytest.mark.slow
