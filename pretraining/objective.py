@@ -6,7 +6,7 @@ of every asked layer, which is what a user pools, says the crop's functionals li
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import HubertConfig, HubertModel
 
+from pretraining.filterbank import set_filterbank
 from pretraining.targets import describe, frame_targets, functionals
 
 
@@ -22,7 +23,7 @@ def encoder_config(
     *,
     conv_dim: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 192),
     hidden_size: int = 192,
-    num_hidden_layers: int = 4,
+    num_hidden_layers: int = 3,
     intermediate_size: int = 768,
     num_attention_heads: int = 4,
 ) -> HubertConfig:
@@ -151,8 +152,8 @@ class Student(nn.Module):
         config: HubertConfig,
         calibration: Calibration,
         *,
-        regress_layers: tuple[int, ...] = (2, 4),
-        pooled_layers: tuple[int, ...] = (1, 2, 3, 4),
+        regress_layers: tuple[int, ...] = (1, 3),
+        pooled_layers: tuple[int, ...] = (1, 2, 3),
         weights: tuple[float, float, float] = (1.0, 1.0, 0.1),
     ) -> None:
         super().__init__()
@@ -167,6 +168,35 @@ class Student(nn.Module):
             {str(layer): nn.Linear(2 * width, len(calibration.functional_mean)) for layer in pooled_layers}
         )
         self.cluster_head = nn.Linear(width, len(calibration.codebook))
+
+    def warm_start(self, batches: Sequence[torch.Tensor]) -> None:
+        """Begin where linear algebra leads: a filterbank, and a projection that says the frame targets of it.
+
+        The first hidden units are the targets' least-squares estimates from the front end, in standard units; those
+        left over stay as drawn.
+
+        Parameters
+        ----------
+        batches : sequence of tensors of shape (n_crops, num_samples)
+            Clean crops.
+        """
+        scale, model = self.calibration, self.encoder
+        set_filterbank(model, standardised(batches[0]))
+        gram, moments = torch.zeros(()), torch.zeros(())
+        with torch.no_grad():
+            for crops in batches:
+                targets, weights = frame_targets(describe(crops))
+                wanted = ((targets - scale.frame_mean) / scale.frame_std * weights).flatten(0, 1).double()
+                heard = model.feature_extractor(standardised(crops)).transpose(1, 2)
+                heard = model.feature_projection.layer_norm(heard).flatten(0, 1).double()
+                heard = torch.cat([heard, torch.ones_like(heard[:, :1])], dim=1)
+                gram, moments = gram + heard.T @ heard, moments + heard.T @ wanted
+            gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+            solution = torch.linalg.solve(gram, moments).float().T  # (n_targets, n_channels + 1)
+            projection = model.feature_projection.projection
+            solved = min(len(solution), len(projection.weight))
+            projection.weight[:solved] = solution[:solved, :-1]
+            projection.bias[:solved] = solution[:solved, -1]
 
     def losses(self, clean: torch.Tensor, heard: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Score one batch.
@@ -190,7 +220,9 @@ class Student(nn.Module):
             targets = (targets - scale.frame_mean) / scale.frame_std
             summary = (functionals(descriptors) - scale.functional_mean) / scale.functional_std
             clusters = nearest((targets * weights)[mask], scale.codebook)
-        states = self.encoder(heard, mask_time_indices=mask, output_hidden_states=True).hidden_states
+        states = self.encoder(
+            standardised(heard), mask_time_indices=mask, output_hidden_states=True
+        ).hidden_states
         frames = torch.stack(
             [
                 (smooth_l1_loss(head(states[int(layer)]), targets, reduction="none") * weights).mean()
@@ -211,6 +243,12 @@ class Student(nn.Module):
         parts = (frames, summaries, hidden)
         total = torch.stack([weight * part for weight, part in zip(self.weights, parts, strict=True)]).sum()
         return dict(zip(("frames", "functionals", "clusters", "total"), (*parts, total), strict=True))
+
+
+def standardised(crops: torch.Tensor) -> torch.Tensor:
+    """Bring each crop to zero mean and unit variance, as a user's audio is."""
+    centred = crops - crops.mean(dim=1, keepdim=True)
+    return centred / (centred.square().mean(dim=1, keepdim=True) + 1e-7).sqrt()
 
 
 def pool(frames: torch.Tensor) -> torch.Tensor:

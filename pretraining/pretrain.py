@@ -26,7 +26,7 @@ from pretraining.objective import Calibration, Student, encoder_config, span_mas
 from pretraining.recordings import CropSampler, Recordings, find_audio
 
 log = logging.getLogger("pretraining")
-CALIBRATION_BATCHES = 40
+CALIBRATION_BATCHES = 60
 # Batches of the calibration are drawn from steps that no run reaches
 CALIBRATION_STEP = 10**9
 
@@ -46,15 +46,17 @@ class Recipe:
 
     conv_dim: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 192)
     hidden_size: int = 192
-    num_hidden_layers: int = 4
+    num_hidden_layers: int = 3
     intermediate_size: int = 768
-    batch_seconds: float = 20.0
+    batch_seconds: float = 12.0
     max_speed: float = 1.2
     noisy: float = 0.4
     num_clusters: int = 128
+    regress_layers: tuple[int, ...] = (1, 3)
+    pooled_layers: tuple[int, ...] = (1, 2, 3)
     task_weights: tuple[float, float, float] = (1.0, 1.0, 0.1)
     peak_rate: float = 1e-3
-    warmup_steps: int = 300
+    warmup_steps: int = 100
     decay_share: float = 0.3
     weight_decay: float = 0.01
     seed: int = 0
@@ -91,28 +93,27 @@ class Run:
         asked = json.loads(json.dumps(dataclasses.asdict(recipe)))
         self._refuse_another(asked)
         state = self._saved_state()
+        crops = []
         if state is None:
-            calibration = Calibration.estimated(
-                (sampler.batch(CALIBRATION_STEP + index)[0] for index in range(CALIBRATION_BATCHES)),
-                num_clusters=recipe.num_clusters,
-                seed=recipe.seed,
-            )
+            crops = [sampler.batch(CALIBRATION_STEP + index)[0] for index in range(CALIBRATION_BATCHES)]
+            calibration = Calibration.estimated(crops, num_clusters=recipe.num_clusters, seed=recipe.seed)
         else:
             calibration = Calibration(**state["calibration"])
         torch.manual_seed(recipe.seed)
-        last = recipe.num_hidden_layers
         self.student = Student(
             encoder_config(
                 conv_dim=recipe.conv_dim,
                 hidden_size=recipe.hidden_size,
-                num_hidden_layers=last,
+                num_hidden_layers=recipe.num_hidden_layers,
                 intermediate_size=recipe.intermediate_size,
             ),
             calibration,
-            regress_layers=(max(1, last // 2), last) if last > 1 else (last,),
-            pooled_layers=tuple(range(1, last + 1)),
+            regress_layers=recipe.regress_layers,
+            pooled_layers=recipe.pooled_layers,
             weights=recipe.task_weights,
         )
+        if state is None:
+            self.student.warm_start(crops)
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay
         )
@@ -193,13 +194,15 @@ def train(run: Run, *, steps: int, save_every: float, report_every: int) -> None
     saved = started = time.monotonic()
     first = run.step
     sums: dict[str, float] = {}
+    summed = 0
     while run.step < steps:
         for name, loss in run.advance(steps).items():
             sums[name] = sums.get(name, 0.0) + loss
+        summed += 1
         if run.step % report_every == 0 or run.step == steps:
             now = time.monotonic()
             taken = (now - started) / (run.step - first)
-            parts = ", ".join(f"{name} {total / report_every:.4f}" for name, total in sums.items())
+            parts = ", ".join(f"{name} {total / summed:.4f}" for name, total in sums.items())
             heard = run.step * run.recipe.batch_seconds / run.sampler.speech.seconds
             minutes = (steps - run.step) * taken / 60
             log.info(
@@ -207,6 +210,7 @@ def train(run: Run, *, steps: int, save_every: float, report_every: int) -> None
                 *(run.step, steps, heard, parts, taken, minutes),
             )
             sums.clear()
+            summed = 0
         if time.monotonic() - saved > save_every:
             run.save()
             saved = time.monotonic()

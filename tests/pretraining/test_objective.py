@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
 from transformers import HubertModel
 
-from pretraining.objective import Calibration, Student, encoder_config, nearest, pool, span_mask
+from pretraining.objective import Calibration, Student, encoder_config, nearest, pool, span_mask, standardised
 from pretraining.targets import PROSODY, describe, frame_targets, functionals
 
 SMALL = {"conv_dim": (8,) * 7, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 32}
@@ -83,13 +85,39 @@ def test_calibration_survives_a_checkpoint(calibration):
     assert torch.equal(again.codebook, calibration.codebook)
 
 
+def test_a_warm_start_says_the_targets_by_least_squares(sampler, calibration):
+    torch.manual_seed(0)
+    wide = encoder_config(num_hidden_layers=1)
+    student = Student(wide, calibration, regress_layers=(1,), pooled_layers=(1,)).eval()
+    batches = [sampler.batch(step)[0] for step in range(6)]
+    drawn = student.encoder.feature_projection.projection.weight.detach().clone()
+    student.warm_start(batches)
+    channels, wanted = [], []
+    with torch.no_grad():
+        for crops in batches:
+            heard = student.encoder.feature_extractor(standardised(crops)).transpose(1, 2)
+            channels.append(student.encoder.feature_projection.layer_norm(heard).flatten(0, 1))
+            targets, weights = frame_targets(describe(crops))
+            standard = (targets - calibration.frame_mean) / calibration.frame_std * weights
+            wanted.append(standard.flatten(0, 1))
+        rows, truth = torch.cat(channels), torch.cat(wanted)
+        said = student.encoder.feature_projection.projection(rows)[:, : truth.shape[1]]
+    ridge = Ridge(alpha=1.0).fit(rows.numpy(), truth.numpy())
+    assert r2_score(truth, said.numpy()) > r2_score(truth, ridge.predict(rows.numpy())) - 0.1
+    assert r2_score(truth, said.numpy()) > 0.5
+    left_over = student.encoder.feature_projection.projection.weight[truth.shape[1] :]
+    assert torch.equal(left_over, drawn[truth.shape[1] :])
+
+
 def test_losses_are_those_of_plain_arithmetic(sampler, student):
     clean, heard = sampler.batch(9)
     mask = span_mask((len(clean), 49), np.random.default_rng(1), share=1.0)
     student.eval()
     with torch.no_grad():
         losses = {name: float(loss) for name, loss in student.losses(clean, heard, mask).items()}
-        states = student.encoder(heard, mask_time_indices=mask, output_hidden_states=True).hidden_states
+        states = student.encoder(
+            standardised(heard), mask_time_indices=mask, output_hidden_states=True
+        ).hidden_states
         scale = student.calibration
         targets, weights = frame_targets(describe(clean))
         targets = (targets - scale.frame_mean) / scale.frame_std

@@ -8,16 +8,18 @@ import soundfile
 import torch
 from transformers import HubertModel
 
-from pretraining.objective import span_mask
+from pretraining.objective import Student, span_mask
 from pretraining.pretrain import Recipe, Run, learning_rate, main, train
 from sslfeat.encoder import Encoder
 
 SMALL = Recipe(
-    conv_dim=(8,) * 7,
+    conv_dim=(20, 36, 40, 48, 52, 48, 32),
     hidden_size=32,
     num_hidden_layers=2,
     intermediate_size=32,
     num_clusters=5,
+    regress_layers=(1, 2),
+    pooled_layers=(2,),
     warmup_steps=2,
 )
 
@@ -98,6 +100,14 @@ def test_a_save_leaves_no_half_written_file(tmp_path, sampler, monkeypatch):
     assert Run(sampler, SMALL, tmp_path).step == 0
 
 
+def test_a_new_run_starts_warm_and_a_resumed_one_where_it_was(tmp_path, sampler, monkeypatch):
+    starts = []
+    monkeypatch.setattr(Student, "warm_start", lambda _, crops: starts.append(len(crops)))
+    Run(sampler, SMALL, tmp_path).save()
+    Run(sampler, SMALL, tmp_path)
+    assert starts == [3]
+
+
 def test_training_reports_its_steps_losses_and_time_left(tmp_path, sampler, caplog):
     with caplog.at_level(logging.INFO, logger="pretraining"):
         train(Run(sampler, SMALL, tmp_path), steps=4, save_every=3600, report_every=2)
@@ -128,7 +138,15 @@ def test_the_command_trains_exports_and_continues(tmp_path):
         "--leave-out",
         "left",
     ]
-    command += ["--conv-dim", *["8"] * 7, "--hidden-size", "32", "--num-hidden-layers", "2"]
+    command += [
+        "--conv-dim",
+        *["20", "36", "40", "48", "52", "48", "32"],
+        "--hidden-size",
+        "32",
+        "--num-hidden-layers",
+        "2",
+    ]
+    command += ["--regress-layers", "2", "--pooled-layers", "1", "2"]
     command += ["--intermediate-size", "32", "--batch-seconds", "6", "--num-clusters", "4", "--threads", "1"]
     assert main([*command, "--steps", "2"]) == 0
     assert len(json.loads((out / "speech.json").read_text())["paths"]) == 2
@@ -140,4 +158,4 @@ def test_the_command_trains_exports_and_continues(tmp_path):
     encoder = Encoder.load(str(out / "encoder"), device="cpu")
     assert encoder.normalise
     assert encoder.hidden_states(rng.normal(size=16_000).astype(np.float32)).shape == (3, 49, 32)
-    assert model.config.conv_dim == [8] * 7
+    assert model.config.conv_dim == [20, 36, 40, 48, 52, 48, 32]
