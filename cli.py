@@ -225,6 +225,7 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     """
     from cache import FeatureCache
     from classify import Bundle
+    from classify.bundle import can_keep
     from classify.compare import compare
     from classify.estimators import make_classifier
     from classify.protocols import find_protocol
@@ -272,7 +273,7 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     best = comparison.best
     with contextlib.ExitStack() as stack:
         bundle: Bundle | None = None
-        if not best.transductive and best.selection != "none":
+        if can_keep(best):
             stack.enter_context(warnings_as_lines())
             options: dict[str, Any] = {"exclude_labels": exclude_labels, "merge_labels": merge_labels}
             bundle = Bundle.fit(name_caches(caches)[best.cache], best, random_state=seed, **options)
@@ -337,8 +338,7 @@ def predict(bundle_dir: Path, audio: tuple[Path, ...], cache_path: Path | None, 
         from cache import FeatureCache
 
         with FeatureCache(cache_path) as cache, _lead_with(cache_path):
-            bundle.check_spec(cache.spec)
-            names, features = cache.utterance_ids.tolist(), cache.features(bundle.layer, bundle.pooling)
+            names, features = cache.utterance_ids.tolist(), bundle.features_of(cache)
     else:
         names, features, failures = _embed_files(bundle, audio, model_id, device, jobs, quiet)
     labels: list[str] = []
@@ -384,7 +384,7 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
     revision = wanted.revision if model_id is None and wanted.revision != "local" else None
     encoder = Encoder.load(model_id or wanted.model_id, revision=revision, device=device, precision=wanted.precision)
     poolings = bundle.pooling.split("+")
-    spec = encoder.spec(layers=[bundle.layer], pooling=poolings, dtype=wanted.dtype, channels=wanted.channels)
+    spec = encoder.spec(layers=bundle.layers, pooling=poolings, dtype=wanted.dtype, channels=wanted.channels)
     with _lead_with(model_id or wanted.model_id):
         bundle.check_spec(spec)
     names: list[str] = []
@@ -394,7 +394,8 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
         for readings, embeddings in embed_files(encoder, spec, paths, jobs=jobs):
             names += [reading.utterance.path for reading in readings if reading.recording]
             failures += [f"{reading.utterance.path}: {reading.reason}" for reading in readings if not reading.recording]
-            blocks.append(np.concatenate([embeddings[name][:, 0] for name in poolings], axis=1))
+            sides = [embeddings[name][:, index] for index in range(len(bundle.layers)) for name in poolings]
+            blocks.append(np.concatenate(sides, axis=1))
             show(len(names) + len(failures), len(paths), f"{len(failures)} failed")
     return names, np.concatenate(blocks), failures
 

