@@ -202,7 +202,7 @@ class FeatureSpec:
             raise ValueError(msg)
         outside = [layer for layer in self.layers if not 0 <= layer <= self.num_hidden_layers]
         if outside or not self.layers:
-            got = ", ".join(map(str, outside)) or "none"
+            got = ", ".join(map(str, outside[:3])) + (", ..." if len(outside) > 3 else "") or "none"
             msg = f"layers must be in 0..{self.num_hidden_layers}, at least one. Got {got} instead."
             raise ValueError(msg)
         # One spelling for one meaning, so that equal requests have equal fingerprints.

@@ -7,17 +7,16 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+
+from sslfeat.tables import make_table
 
 if TYPE_CHECKING:
-    from sslfeat.check import CheckReport
-    from sslfeat.corpus import Corpus
     from sslfeat.extract import Extraction
 
 Show = Callable[[int, int, str], None]
@@ -164,124 +163,3 @@ def print_predictions(
     else:
         writer = csv.writer(sys.stdout, delimiter="," if form == "csv" else "\t", lineterminator="\n")
         writer.writerows([header, *cells])
-
-
-def make_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Return a table whose cells, which come from a user's data, are shown as they are."""
-    table = Table(title=title, title_justify="left")
-    for name in header:
-        table.add_column(escape(name), overflow="fold", no_wrap=name == "speaker")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    return table
-
-
-def label_table(by_speaker: Mapping[str, Mapping[str, int]]) -> Table:
-    """Return how many utterances of each label each speaker has, with totals."""
-    labels = sorted({label for counts in by_speaker.values() for label in counts})
-    rows: list[list[object]] = [
-        [speaker or "(unknown)", *(counts.get(label, 0) for label in labels), sum(counts.values())]
-        for speaker, counts in by_speaker.items()
-    ]
-    totals = [sum(counts.get(label, 0) for counts in by_speaker.values()) for label in labels]
-    header = ["speaker", *(label or "(no label)" for label in labels), "all"]
-    return make_table("Labels by speaker", header, [*rows, ["all", *totals, sum(totals)]])
-
-
-def describe_cache(summary: Mapping[str, Any]) -> list[Table]:
-    """Return tables of what ``FeatureCache.summary`` says."""
-    spec = summary["spec"]
-    facts = [
-        ("utterances", summary["utterances"]),
-        ("audio", f"{summary['duration_seconds'] / 3600:.2f} h"),
-        ("complete", "yes" if summary["complete"] else "no: a part of a run"),
-        ("size", f"{summary['file_size'] / 1e6:.1f} MB"),
-        ("failures", len(summary["failures"])),
-        ("duplicates", len(summary["duplicates"])),
-        ("fingerprint", summary["fingerprint"]),
-        ("schema version", summary["schema_version"]),
-    ]
-    tables = [
-        make_table(summary["path"], ("", ""), facts),
-        make_table("What made its numbers", ("field", "value"), list(spec.items())),
-        label_table(summary["labels_by_speaker"]),
-    ]
-    tables += [
-        make_table(name.capitalize(), tuple(found[0]), [tuple(one.values()) for one in found])
-        for name in ("failures", "duplicates")
-        if (found := summary[name])
-    ]
-    return tables
-
-
-def describe_check(report: "CheckReport") -> list[Table]:
-    """Return tables of what reading a corpus found."""
-    shortest, median, longest = report.durations
-    listing = report.listing
-    facts = [
-        ("utterances", len(listing.utterances)),
-        ("audio", f"{report.hours:.2f} h"),
-        ("durations", f"{shortest:.2f} to {longest:.2f} s, median {median:.2f} s"),
-        ("sample rates", _counted(report.sample_rates, "Hz")),
-        ("channels", _counted(report.channels, "")),
-        ("unlabelled", report.unlabelled),
-        ("unexpected names", len(listing.unexpected)),
-        ("missing names", len(listing.missing)),
-        ("failures", len(report.failures)),
-        ("duplicates", len(report.duplicates)),
-        ("clipped", len(report.clipped)),
-        ("verdict", "something is off" if report.is_off else "nothing is off"),
-    ]
-    tables = [make_table(str(listing.root), ("", ""), facts), label_table(report.speakers_by_label)]
-    if report.failures:
-        tables.append(
-            make_table("Failures", ("file", "why"), [(one.path, one.reason) for one in report.failures])
-        )
-    if report.duplicates:
-        rows = [(one.id, one.label, one.original_id, one.original_label) for one in report.duplicates]
-        tables.append(make_table("Duplicates", ("utterance", "label", "same samples as", "label"), rows))
-    return tables
-
-
-def describe_corpora(corpora: "Iterable[Corpus]") -> Table:
-    """Return the known corpora, one a row."""
-    rows = [
-        (
-            entry.key,
-            entry.num_files or "",
-            entry.num_speakers or "",
-            len({label for _, label in entry.labels.values()}),
-            f"{entry.hours:.1f}" if entry.hours else "",
-            ", ".join(entry.languages),
-            entry.licence,
-        )
-        for entry in corpora
-    ]
-    header = ("corpus", "files", "speakers", "labels", "hours", "language", "licence")
-    return make_table("Known corpora", header, rows)
-
-
-def describe_corpus(entry: "Corpus") -> Table:
-    """Return everything that is known of a corpus."""
-    labels = "\n".join(
-        f"{code}: {native}, {label}" + (f", {entry.counts[code]} files" if code in entry.counts else "")
-        for code, (native, label) in entry.labels.items()
-    )
-    rows = [
-        ("title", entry.title),
-        ("names", "\n".join(entry.examples)),
-        ("files", entry.num_files or "differs by release"),
-        ("speakers", entry.num_speakers or "differs by release"),
-        ("hours", entry.hours or "not published"),
-        ("languages", ", ".join(entry.languages)),
-        ("labels", labels),
-        ("licence", entry.licence),
-        ("citation", entry.citation),
-        ("where to get it", entry.url),
-        *(("remark", remark) for remark in entry.remarks),
-    ]
-    return make_table(entry.key, ("", ""), rows)
-
-
-def _counted(counts: Mapping[int, int], unit: str) -> str:
-    return ", ".join(f"{count} at {value} {unit}".rstrip() for value, count in counts.items())

@@ -102,6 +102,7 @@ def test_a_model_that_can_not_be_had(fails, corpus_dir, tmp_path):
         (["--layers", "-1"], r"Invalid value for '--layers': .* Got '-1' instead\.", 2),
         (["--layers", "0-99999999999"], r"Invalid value for '--layers': .* Got '0-99999999999' instead\.", 2),
         (["--layers", "1,3"], r"layers must be in 0\.\.2, at least one\. Got 3 instead\.", 1),
+        (["--layers", "0-12"], r"layers must be in 0\.\.2, at least one\. Got 3, 4, 5, \.\.\. instead\.", 1),
         (["--pooling", "mean,median"], r"Invalid value for '--pooling': pooling is out of mean, std, max, min, joined by commas\. Got 'median' instead\.", 2),
         (["--precision", "float8"], r"Invalid value for '--precision': 'float8' is not one of 'float32', 'bfloat16', 'float16'\.", 2),
         (["--device", "tpu:x"], r"device must be auto, cpu, cuda or cuda:N\. Got 'tpu:x' instead\.", 1),
