@@ -131,13 +131,17 @@ class Parts:
             raise SpecMismatchError(msg)
 
     def _take_lock(self) -> None:
-        lock = self.directory / "lock"
+        patience = 1000
         while self._lock < 0:
-            self.directory.mkdir(exist_ok=True)
             try:
-                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-            except FileNotFoundError:
-                continue  # its last holder has just removed the folder
+                self.directory.mkdir(exist_ok=True)
+                descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            except (FileExistsError, FileNotFoundError):
+                # Its last holder may be removing the folder at this moment; anything else stays as it is.
+                patience -= 1
+                if not patience:
+                    raise
+                continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -145,8 +149,8 @@ class Parts:
                 os.close(descriptor)
                 msg = f"{self.cache_path}: being written by {holder}; wait for it, or choose another name."
                 raise CacheError(msg) from error
-            # Its last holder may have removed the file between our opening and our locking it.
-            if lock.exists() and lock.stat().st_ino == os.fstat(descriptor).st_ino:
+            # Or it has removed the file between our opening and our locking it.
+            if os.fstat(descriptor).st_nlink:
                 self._lock = descriptor
             else:
                 os.close(descriptor)
