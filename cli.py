@@ -176,10 +176,11 @@ def info(cache_path: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from sslfeat.terminal import describe_cache
+    from sslfeat.tables import describe_cache
 
-    for table in describe_cache(summary):
-        Console().print(table)
+    console = Console()
+    for table in describe_cache(summary, console.width):
+        console.print(table)
 
 
 @main.command()
@@ -405,8 +406,9 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
 @click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
 @click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def check(channels: str, jobs: int, quiet: bool, **corpus_options: Any) -> None:
+def check(channels: str, jobs: int, as_json: bool, quiet: bool, **corpus_options: Any) -> None:
     """Read a corpus without embedding it, and tell what is off.
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 
     Counts against the published ones, missing and unexpected names, audio that can't be used, duplicates.
     Exit status 3 says that something is off.
@@ -415,13 +417,18 @@ def check(channels: str, jobs: int, quiet: bool, **corpus_options: Any) -> None:
     from rich.console import Console
 
     from sslfeat.check import check as run
-    from sslfeat.terminal import describe_check, show_progress
+    from sslfeat.tables import describe_check
+    from sslfeat.terminal import show_progress
 
     total = len(listing.utterances)
     with show_progress("files", quiet=quiet) as show:
         found = run(listing, channels=channels, jobs=jobs, progress=lambda done: show(done, total, ""))
-    for table in describe_check(found):
-        Console().print(table)
+    console = Console()
+    if as_json:
+        click.echo(json.dumps(found.summary(), indent=1))
+    else:
+        for part in describe_check(found, console.width):
+            console.print(part, soft_wrap=True)
     if found.is_off:
         sys.exit(PARTIAL_SUCCESS)
 
@@ -433,12 +440,14 @@ def corpora(name: str | None) -> None:
     from rich.console import Console
 
     from sslfeat.corpora import CORPORA
-    from sslfeat.terminal import describe_corpora, describe_corpus
+    from sslfeat.tables import describe_corpora, describe_corpus
 
     if name is not None and name not in CORPORA:
         msg = f"no corpus {name!r}; known are {', '.join(CORPORA)}."
         raise click.UsageError(msg)
-    Console().print(describe_corpora(CORPORA.values()) if name is None else describe_corpus(CORPORA[name]))
+    console = Console()
+    shown = describe_corpora(CORPORA.values()) if name is None else describe_corpus(CORPORA[name], console.width)
+    console.print(shown, soft_wrap=True)
 
 
 if __name__ == "__main__":

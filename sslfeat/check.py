@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -85,9 +85,50 @@ class CheckReport:
         return table
 
     @property
+    def published_labels(self) -> dict[str, int]:
+        """Label -> published number of utterances; empty where it isn't known."""
+        counts: Counter[str] = Counter()
+        if entry := self.listing.entry:
+            for code, count in entry.counts.items():
+                counts[entry.labels[code][1]] += count
+        return dict(counts)
+
+    @property
     def unlabelled(self) -> int:
         """Utterances without a label."""
         return sum(not each.label for each in self.listing.utterances)
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything found, as JSON can hold it."""
+        listing = self.listing
+        return {
+            "corpus": listing.name,
+            "root": str(listing.root),
+            "notes": listing.notes,
+            "utterances": len(listing.utterances),
+            "is_off": self.is_off,
+            "labels_by_speaker": self.speakers_by_label,
+            "published_labels": self.published_labels,
+            "unlabelled": self.unlabelled,
+            "missing": listing.missing,
+            "unexpected": listing.unexpected,
+            "repeated": listing.repeated,
+            "failures": {one.path: one.reason for one in self.failures},
+            "duplicates": [
+                {
+                    "id": one.id,
+                    "label": one.label,
+                    "original": one.original_id,
+                    "original_label": one.original_label,
+                }
+                for one in self.duplicates
+            ],
+            "clipped_samples": {one.utterance.path: one.num_clipped for one in self.clipped},
+            "hours": self.hours,
+            "durations": dict(zip(("shortest", "median", "longest"), self.durations, strict=True)),
+            "sample_rates": self.sample_rates,
+            "channels": self.channels,
+        }
 
     @property
     def is_off(self) -> bool:

@@ -48,6 +48,10 @@ class CorpusListing:
         Published names that aren't there, for corpora whose names are known one by one.
     is_complete : bool
         Whether files and names are exactly the published ones.
+    repeated : list of str
+        Utterances named like another one in another folder, relative to ``root``.
+    entry : Corpus or None
+        The catalogue's entry that the folder was read by.
     """
 
     name: str
@@ -58,6 +62,8 @@ class CorpusListing:
     unexpected: list[str]
     missing: list[str]
     is_complete: bool
+    repeated: list[str] = dataclasses.field(default_factory=list)
+    entry: Corpus | None = None
 
 
 def guess_corpus(corpus_dir: str | Path) -> str:
@@ -119,7 +125,7 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
     taken: set[str] = set()
     seen: Counter[str] = Counter()
     codes: Counter[str] = Counter()
-    utterances, unpublished, other_labels = [], [], 0
+    utterances, unpublished, repeated, other_labels = [], [], [], 0
     for path, fields in named.items():
         if fields["label"] not in entry.labels:
             if fields["label"] in CORPORA[entry.family].labels:
@@ -134,6 +140,8 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
         seen[name] += 1
         if seen[name] == 1:
             codes[fields["label"]] += 1
+        else:
+            repeated.append(path)
         identity = f"{entry.family}/{name}"
         if identity in taken:
             identity = f"{entry.family}/{path.rpartition('.')[0]}"
@@ -155,7 +163,9 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
         notes=notes + differences,
         unexpected=sorted(unexpected + unpublished),
         missing=missing,
-        is_complete=not (unexpected or unpublished or differences or len(seen) < len(utterances)),
+        is_complete=not (unexpected or unpublished or differences or repeated),
+        repeated=repeated,
+        entry=entry,
     )
 
 

@@ -1,4 +1,6 @@
 import dataclasses
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,23 @@ def test_nothing_readable_is_still_a_report(tmp_path):
     assert report.failures[0].reason == "an empty file (0 bytes). Fetch it again or leave it out."
 
 
+def test_a_summary_is_what_json_can_hold(corpus):
+    report = check(corpus)
+    told = json.loads(json.dumps(report.summary()))
+    assert (told["corpus"], told["utterances"], told["is_off"], told["unlabelled"]) == ("own", 10, True, 0)
+    assert told["labels_by_speaker"] == {"": {"anger": 3, "sadness": 7}}
+    assert set(told["failures"]) == {f"sad/{i}.wav" for i in (3, 4, 5, 7)}
+    assert told["duplicates"] == [
+        {"id": "own/sad/1", "label": "sadness", "original": "own/angry/1", "original_label": "anger"}
+    ]
+    assert list(told["clipped_samples"]) == ["sad/2.wav"]
+    assert (told["durations"], told["sample_rates"]) == (
+        {"shortest": 1.0, "median": 1.0, "longest": 4.0},
+        {"16000": 5, "44100": 1},
+    )
+    assert told["published_labels"] == {}
+
+
 @pytest.mark.corpus
 def test_the_real_emodb_is_sound():
     if not EMODB.is_dir():
@@ -139,3 +158,4 @@ def test_the_real_emodb_is_sound():
     assert report.hours == pytest.approx(0.4131, abs=1e-4)
     assert report.durations == pytest.approx((1.2255, 2.5902, 8.9783), abs=1e-3)
     assert report.speakers_by_label["emodb:03"]["anger"] == 14
+    assert report.published_labels == Counter(one.label for one in report.listing.utterances)

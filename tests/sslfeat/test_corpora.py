@@ -169,6 +169,8 @@ def test_the_kaggle_copy_of_ravdess_keeps_every_file(tmp_path):
         "1440 files named like another one (03-01-01-01-01-01-01, 03-01-01-01-01-02-01, 03-01-01-01-02-01-01, "
         "... (1437 more)); whether they are copies shows when they are decoded."
     ]
+    assert sorted(listing.repeated) == sorted(copies)
+    assert listing.entry is CORPORA["ravdess"]
     assert not listing.is_complete
 
 
