@@ -405,10 +405,10 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
 @_corpus_options
 @click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
 @click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def check(channels: str, jobs: int, as_json: bool, quiet: bool, **corpus_options: Any) -> None:
     """Read a corpus without embedding it, and tell what is off.
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 
     Counts against the published ones, missing and unexpected names, audio that can't be used, duplicates.
     Exit status 3 says that something is off.
