@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from sslfeat.options import (
     parse_pairs,
     parse_poolings,
     parse_sides,
+    with_corpus_options,
 )
 
 if TYPE_CHECKING:
@@ -67,23 +69,6 @@ def main(debug: bool) -> None:
     """
 
 
-def _corpus_options(command: Any) -> Any:
-    """Add the ways to say what is spoken in which file."""
-    options = [
-        click.argument("corpus_dir", required=False, type=click.Path(path_type=Path)),
-        click.option("--corpus", help="Known corpus, as emodb (see `sslfeat corpora`), guessed where the names are unambiguous; or the name of your own."),
-        click.option("--manifest", type=click.Path(path_type=Path), help="Table of your own (CSV, TSV, JSONL) instead of a known corpus."),
-        click.option("--root", type=click.Path(path_type=Path), help="Folder that the paths of a manifest or wav.scp start from; its own by default."),
-        click.option("--column", "columns", multiple=True, callback=parse_pairs, metavar="FIELD=NAME", help="Repeatable: column of the manifest that a field is in, as label=emo; guessed where not given."),
-        click.option("--pattern", help="How your own files are named, as '{speaker}_{text}_{label}.wav'."),
-        click.option("--labels-from-folders", is_flag=True, help="Each subfolder's name is its files' label."),
-        click.option("--export-dir", type=click.Path(path_type=Path), help="Where the audio goes that a Hugging Face dataset holds as bytes. [default: DATASET-audio beside it]", show_default=False),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def _list_corpus(**options: Any) -> "CorpusListing":
     from sslfeat.listing import RequestError, list_corpus
     from sslfeat.terminal import tell
@@ -102,7 +87,7 @@ def _list_corpus(**options: Any) -> "CorpusListing":
 
 
 @main.command()
-@_corpus_options
+@with_corpus_options
 @click.option("-o", "--output", "cache_path", required=True, type=click.Path(path_type=Path), help="The cache to write, as emodb.h5; the same command again goes on where it ended.")
 @click.option("--model", "model_id", default="embedded", help="Hub id (facebook/wav2vec2-base), a directory that save_pretrained wrote, or the small encoder in the package.")
 @click.option("--revision", help="Branch, tag or commit of a hub model; the commit is recorded.")
@@ -282,6 +267,8 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     unfinished.unlink(missing_ok=True)
     if bundle is not None:
         bundle.save(results_dir / "bundle", overwrite=True)
+    elif (results_dir / "bundle" / "bundle.json").is_file():
+        shutil.rmtree(results_dir / "bundle")  # of the run whose results were replaced
     if sys.stdout.isatty():
         from rich.console import Console
 
@@ -402,7 +389,7 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
 
 
 @main.command()
-@_corpus_options
+@with_corpus_options
 @click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
 @click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -67,3 +69,45 @@ def parse_channels(_context: click.Context, _option: click.Parameter, text: str)
         msg = f"a channel is mean, or a number from 0. Got {text!r} instead."
         raise click.BadParameter(msg)
     return text
+
+
+def with_corpus_options(command: Any) -> Any:
+    """Add the ways to say what is spoken in which file."""
+    options = [
+        click.argument("corpus_dir", required=False, type=click.Path(path_type=Path)),
+        click.option(
+            "--corpus",
+            help="Known corpus, as emodb (see `sslfeat corpora`), guessed where the names are unambiguous; or the name of your own.",
+        ),
+        click.option(
+            "--manifest",
+            type=click.Path(path_type=Path),
+            help="Table of your own (CSV, TSV, JSONL) instead of a known corpus.",
+        ),
+        click.option(
+            "--root",
+            type=click.Path(path_type=Path),
+            help="Folder that the paths of a manifest or wav.scp start from; its own by default.",
+        ),
+        click.option(
+            "--column",
+            "columns",
+            multiple=True,
+            callback=parse_pairs,
+            metavar="FIELD=NAME",
+            help="Repeatable: column of the manifest that a field is in, as label=emo; guessed where not given.",
+        ),
+        click.option("--pattern", help="How your own files are named, as '{speaker}_{text}_{label}.wav'."),
+        click.option(
+            "--labels-from-folders", is_flag=True, help="Each subfolder's name is its files' label."
+        ),
+        click.option(
+            "--export-dir",
+            type=click.Path(path_type=Path),
+            help="Where the audio goes that a Hugging Face dataset holds as bytes. [default: DATASET-audio beside it]",
+            show_default=False,
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -121,6 +121,29 @@ def test_several_caches_stand_in_one_table(sslfeat: Call, cache_path, tmp_path):
     assert [row[2] for row in found[:2]] == [row[2] for row in found[2:]]
 
 
+def test_replaced_results_keep_no_bundle_of_the_run_before(sslfeat: Call, results_dir, cache_path, tmp_path):
+    folder = shutil.copytree(results_dir, tmp_path / "results")
+    options = [
+        "--classifier",
+        "gaussian-nb",
+        "--layer",
+        1,
+        "--jobs",
+        1,
+        "--quiet",
+        "--no-baselines",
+        "--overwrite",
+    ]
+    # A bundle would meet speakers that it can't normalise by.
+    done = sslfeat("fit", cache_path, "-o", folder, *options, "--speaker-norm")
+    assert done.status == 0
+    assert "fitted again" not in done.err
+    assert not (folder / "bundle").exists()
+    assert sslfeat("fit", cache_path, "-o", folder, *options).status == 0
+    facts = json.loads((folder / "bundle" / "bundle.json").read_text(encoding="utf-8"))
+    assert (facts["classifier"], facts["layers"]) == ("gaussian-nb", [1])
+
+
 # report
 
 

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from cache.schema import Duplicate, Failure, Utterance
+from cache.schema import Duplicate, Failure
 from sslfeat import terminal
-from sslfeat.check import CheckReport, Heard
-from sslfeat.corpora import CORPORA, CorpusListing
 from sslfeat.extract import Extraction
 
 
@@ -35,15 +32,6 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-
-
-def drawn(*tables: Any, width: int = 100) -> list[list[str]]:
-    """The cells of tables as they are printed, line by line."""
-    file = io.StringIO()
-    for table in tables:
-        Console(file=file, width=width).print(table)
-    lines = file.getvalue().replace("┃", "│").splitlines()
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
 
 
 # progress
@@ -221,87 +209,3 @@ def test_predictions_on_a_terminal_are_a_table(capsys, monkeypatch):
     assert ["a.wav", "joy", "0.99", "0.01"] in rows
     terminal.print_predictions(["a.wav"], ["joy"], {"joy": [0.987], "fear": [0.013]}, "csv")
     assert capsys.readouterr().out == "file,label,joy,fear\na.wav,joy,0.987000,0.013000\n"
-
-
-# tables
-
-
-@pytest.mark.parametrize("text", ["[red]x[/red]", "[/x].h5", "a:b:c", r"\[x]"])
-def test_what_looks_like_markup_is_shown_as_it_is(text):
-    rows = drawn(terminal.make_table(text, [text, "n"], [[text, 1]]))
-    assert rows[0] == [text]
-    assert [text, "n"] in rows
-    assert [text, "1"] in rows
-
-
-def test_labels_by_speaker_add_up():
-    rows = drawn(terminal.label_table({"x:1": {"fear": 2, "": 1}, "": {"joy": 3}}))
-    assert ["speaker", "(no label)", "fear", "joy", "all"] in rows
-    assert ["x:1", "1", "2", "0", "3"] in rows
-    assert ["(unknown)", "0", "0", "3", "3"] in rows
-    assert ["all", "1", "2", "3", "6"] in rows
-
-
-def test_a_cache_is_described_with_what_it_lacks():
-    summary: dict[str, Any] = {
-        "path": "out.h5", "spec": {"layers": [0, 1]}, "utterances": 3, "duration_seconds": 5400.0, "complete": False,
-        "file_size": 2_345_678, "fingerprint": "f" * 64, "schema_version": 1, "labels_by_speaker": {"x:1": {"joy": 3}},
-        "failures": [{"id": "a", "path": "a.wav", "reason": "silent."}], "duplicates": [],
-    }  # fmt: skip
-    rows = drawn(*terminal.describe_cache(summary))
-    for row in (
-        ["audio", "1.50 h"],
-        ["complete", "no: a part of a run"],
-        ["size", "2.3 MB"],
-        ["fingerprint", "f" * 64],
-        ["layers", "[0, 1]"],
-        ["a", "a.wav", "silent."],
-    ):
-        assert row in rows
-    assert ["Failures"] in rows
-    assert ["Duplicates"] not in rows
-    short = drawn(*terminal.describe_cache(summary | {"duration_seconds": 90.0, "complete": True}))
-    assert ["audio", "1.5 min"] in short
-    assert ["complete", "yes"] in short
-
-
-def test_a_check_is_described_with_what_is_off():
-    said = [Utterance(id=name, path=f"{name}.wav", speaker="x:1", label="joy") for name in "abc"]
-    heard = [
-        Heard(utterance=one, seconds=seconds, sample_rate=16_000, num_channels=1, num_clipped=0)
-        for one, seconds in zip(said, (1.0, 2.0, 3.0), strict=True)
-    ]
-    listing = CorpusListing(
-        name="own", guessed=False, root=Path("own"), utterances=said, notes=[], unexpected=["z.wav"], missing=[],
-        is_complete=True,
-    )  # fmt: skip
-    good = drawn(
-        *terminal.describe_check(CheckReport(listing=listing, heard=heard, failures=[], duplicates=[]))
-    )
-    for row in (
-        ["utterances", "3"],
-        ["durations", "1.00 to 3.00 s, median 2.00 s"],
-        ["sample rates", "3 at 16000 Hz"],
-        ["channels", "3 at 1"],
-        ["unexpected names", "1"],
-        ["verdict", "nothing is off"],
-    ):
-        assert row in good
-    failure = Failure(id="c", path="c.wav", reason="silent.")
-    copy = Duplicate(id="b", path="b.wav", original_id="a", label="joy", original_label="fear")
-    bad = CheckReport(listing=listing, heard=heard[:2], failures=[failure], duplicates=[copy])
-    rows = drawn(*terminal.describe_check(bad))
-    for row in (["c.wav", "silent."], ["b", "joy", "a", "fear"], ["verdict", "something is off"]):
-        assert row in rows
-
-
-def test_every_known_corpus_can_be_described():
-    overview = drawn(terminal.describe_corpora(CORPORA.values()), width=300)
-    assert {row[0] for row in overview if len(row) == 7} == {"corpus", *CORPORA}
-    for entry in CORPORA.values():
-        rows = drawn(terminal.describe_corpus(entry), width=300)
-        assert rows[0] == [entry.key]
-        assert ["where to get it", entry.url] in rows
-        assert ["files", str(entry.num_files or "differs by release")] in rows
-    emodb = drawn(terminal.describe_corpus(CORPORA["emodb"]), width=300)
-    assert ["labels", "W: Wut, anger, 127 files"] in emodb
