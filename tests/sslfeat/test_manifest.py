@@ -3,6 +3,7 @@ import gc
 import json
 import math
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -220,6 +221,12 @@ def test_an_error_leaves_garbage_collection_on(write):
 def test_no_column_name_is_guessed_as_two_fields():
     names = [name for columns in COLUMNS.values() for name in columns]
     assert len(names) == len(set(names))
+
+
+def test_the_page_on_corpora_names_every_column():
+    page = (Path(__file__).parents[2] / "docs/corpora.md").read_text()
+    for field, names in COLUMNS.items():
+        assert f"| `{field}` | {', '.join(f'`{name}`' for name in names)} |\n" in page
 
 
 # --- properties ---
