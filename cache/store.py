@@ -5,9 +5,7 @@ fast as a raw file, needs no lock between threads or processes, and no failing d
 """
 
 import contextlib
-import dataclasses
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from cache.checksum import BLOCK_BYTES, RunningChecksums, checksums
 from cache.durable import DurableFile
+from cache.raw import Extent, identity, open_raw
 from cache.schema import FORMAT_NAME, SCHEMA_VERSION, CacheError, Duplicate, Failure, FeatureSpec, Row
 from cache.table import KINDS, TABLES, decode, nouns
 
@@ -32,25 +31,6 @@ THREADED_BYTES = 2**23
 THREADS = min(4, os.cpu_count() or 1)
 # Since this version every structure of an HDF5 file has a checksum of its own; HDF5 1.10 and later read it.
 LIBRARY_VERSION = ("v110", "v110")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Extent:
-    """Where a dataset lies in its file: ``nbytes`` from ``offset`` on, in C order."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def line_bytes(self) -> int:
-        """Size of one element of a column, or of one utterance's numbers in a layer, in bytes."""
-        return math.prod(self.shape[2:]) * self.dtype.itemsize
 
 
 class CacheFile:
@@ -78,8 +58,8 @@ class CacheFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.extents: dict[str, Extent] = {}
-        self._raw = _opened(path)
-        self._identity = _identity(self._raw)
+        self._raw = open_raw(path)
+        self._identity = identity(self._raw)
         try:
             with self._explained(), h5py.File(path, "r", driver="fileobj", fileobj=self._raw) as file:
                 self._read_attributes(file)
@@ -186,8 +166,8 @@ class CacheFile:
     def _reopened(self) -> FileIO:
         raw = self._raw
         if raw.closed:
-            raw = _opened(self.path)
-            if _identity(raw) != self._identity:
+            raw = open_raw(self.path)
+            if identity(raw) != self._identity:
                 raw.close()
                 msg = f"{self.path}: replaced by another file since it was opened; open it anew."
                 raise CacheError(msg)
@@ -439,31 +419,6 @@ class NewCache:
                 f"{self.path}: can't be written: {error.strerror or error}; nothing was left under that name."
             )
             raise CacheError(msg) from error
-
-
-class _RawFile(FileIO):
-    """A file that closes with its owner, without a warning: readers need not be closed by hand."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def _opened(path: Path) -> FileIO:
-    try:
-        raw = _RawFile(path)
-    except OSError as error:
-        msg = f"{path}: {error.strerror}."
-        raise CacheError(msg) from error
-    if raw.read(8) != b"\x89HDF\r\n\x1a\n":
-        raw.close()
-        msg = f"{path}: not an HDF5 file, so not a feature cache."
-        raise CacheError(msg)
-    return raw
-
-
-def _identity(raw: FileIO) -> tuple[int, int, int, int]:
-    found = os.fstat(raw.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _text(value: Any) -> str:

@@ -279,7 +279,7 @@ def fit_together(
         As ``fit`` does.
     """
     # torch takes a second to import, and a fitted classifier predicts without it.
-    from classify.heads import require_device, train_heads
+    from classify.training import require_device, train_heads
 
     programs: dict[tuple[Any, str], list[tuple[FeedforwardClassifier, Head]]] = {}
     for classifier, argument in zip(classifiers, arguments, strict=True):

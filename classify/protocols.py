@@ -1,17 +1,19 @@
-"""Named rules that divide utterances into training and test parts, and the audit that holds them to their word."""
+"""Named rules that divide utterances into training and test parts."""
 
 import collections
 import csv
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedShuffleSplit
+
+from classify.audit import audit, singular
 
 Column = NDArray[Any]
 
@@ -143,73 +145,11 @@ def make_folds(protocol: Protocol, table: UtteranceTable, *, random_state: int =
     return folds, audit(folds, table, protocol)
 
 
-def audit(folds: Sequence[Fold], table: UtteranceTable, protocol: Protocol) -> str:
-    """Check that what must be on one side of every fold is, and return a sentence on what was checked.
-
-    Raises
-    ------
-    ValueError
-        Where a recording, or a value of a column that the protocol promises to keep apart, is in both parts.
-    """
-    checked = (*protocol.disjoint, "audio_hashes") if protocol.disjoint else ()
-    for fold in folds:
-        for column in checked:
-            _refuse_shared(fold, table, column, protocol.name)
-    speakers = _num_shared(folds, table, "speakers")
-    texts = _num_shared(folds, table, "texts")
-    if not checked:
-        copies = _num_shared(folds, table, "audio_hashes")
-        return (
-            f"Nothing is kept apart: {_share(speakers, table.speakers)} speakers and "
-            f"{copies} exact copies of recordings are in both the training and the test part of a fold."
-        )
-    words = ["no " + _singular(column) for column in checked]
-    sentence = f"Checked in all {len(folds)} folds: {' and '.join(words)} is in both parts."
-    if "speakers" not in checked:
-        sentence += f" {_share(speakers, table.speakers)} speakers are."
-    if "texts" not in checked and texts:
-        sentence += f" {_share(texts, table.texts)} sentences are, which may help."
-    return sentence
-
-
-def _singular(column: str) -> str:
-    irregular = {"audio_hashes": "exact copy of a recording", "corpora": "corpus"}
-    return irregular.get(column, column.removesuffix("s"))
-
-
-def _share(count: int, column: Column) -> str:
-    return f"{count} of {len(set(column) - {''})}"
-
-
-def _num_shared(folds: Sequence[Fold], table: UtteranceTable, column: str) -> int:
-    values = getattr(table, column)
-    shared = [set(values[fold.train]) & set(values[fold.test]) - {""} for fold in folds]
-    return len(set().union(*shared))
-
-
-def _refuse_shared(fold: Fold, table: UtteranceTable, column: str, protocol: str) -> None:
-    values, ids = getattr(table, column), table.utterance_ids
-    shared = sorted(map(str, set(values[fold.train]) & set(values[fold.test]) - {""}))
-    if not shared:
-        return
-    examples = [rows[values[rows] == shared[0]] for rows in (fold.train, fold.test)]
-    named = " and ".join(
-        f"{ids[rows[0]]} ({len(rows)} in {part})"
-        for rows, part in zip(examples, ("training", "test"), strict=True)
-    )
-    if column == "audio_hashes":
-        what, remedy = "a recording", "remove the copy, or correct its speaker"
-    else:
-        what, remedy = f"{_singular(column)} {shared[0]!r}", "correct the table, or choose another protocol"
-    msg = f"{protocol}, fold {fold.name!r}: {what} is in both training and test: {named}; {remedy}."
-    raise ValueError(msg)
-
-
 def _known(table: UtteranceTable, column: str, protocol: str, *, at_least: int = 2) -> Column:
     """Return a column that is known for every utterance and has enough different values."""
     values: Column = getattr(table, column)
     unknown = np.flatnonzero(values == "")
-    word = _singular(column)
+    word = singular(column)
     if len(unknown):
         msg = (
             f"{protocol} needs the {word} of every utterance. {len(unknown)} of {len(values)} have none, "

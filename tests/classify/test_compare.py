@@ -207,7 +207,6 @@ def test_notes_say_what_a_reader_must_know(make_cache):
     notes = compare([make_cache("one", change=drop)], classifiers=["majority"], layers=[0, 1]).notes
     assert any(note.startswith("6 speakers are few: the intervals can't be trusted") for note in notes)
     assert any(note.startswith("1 of 6 folds test some labels only") for note in notes)
-    assert any("best of 2 rows is chosen by the scores shown" in note for note in notes)
 
 
 def test_what_is_not_there_fails_before_any_work(make_cache):

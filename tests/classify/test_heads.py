@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from classify import heads
-from classify.heads import Head, Recipe, Rows, train_heads
+from classify import training
+from classify.heads import Head, Recipe, Rows
+from classify.stack import Stack
+from classify.training import train_heads
 
 RECIPE = Recipe(
     hidden_layer_sizes=(12,),
@@ -71,7 +73,7 @@ def test_each_head_ends_as_if_alone(changes):
 def test_grouping_changes_nothing(monkeypatch):
     members = [make_head(i) for i in range(5)]
     wide = train_heads(RECIPE, members)
-    monkeypatch.setattr(heads, "CPU_GROUP_BYTES", 1)
+    monkeypatch.setattr(training, "CPU_GROUP_BYTES", 1)
     for first, second in zip(wide, train_heads(RECIPE, members), strict=True):
         assert_same(first, second)
 
@@ -149,7 +151,7 @@ def test_a_weighted_sum_trains_as_a_torch_module_does():
 
 def test_an_epoch_shows_every_row_once_in_even_batches():
     members = [make_head(i, rows=rows) for i, rows in enumerate((65, 70, 80))]
-    stack = heads._Stack(RECIPE, members, torch.device("cpu"))
+    stack = Stack(RECIPE, members, torch.device("cpu"))
     rows, shares, counts = stack._batches([0, 1, 2])
     assert rows.shape == (5, 3, 16)
     for place, member in enumerate(members):
@@ -162,7 +164,7 @@ def test_an_epoch_shows_every_row_once_in_even_batches():
 
 
 def test_dropout_keeps_the_mean_and_the_promised_share():
-    stack = heads._Stack(dataclasses.replace(RECIPE, dropout=0.25), [make_head(0)] * 2, torch.device("cpu"))
+    stack = Stack(dataclasses.replace(RECIPE, dropout=0.25), [make_head(0)] * 2, torch.device("cpu"))
     (mask,) = stack._dropout_masks([0, 1])
     drawn = mask[:, :, :14]
     assert (drawn == 0).double().mean() == pytest.approx(0.25, abs=0.03)
@@ -174,9 +176,9 @@ def test_wide_networks_use_the_threads_and_small_ones_one(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
-    with heads._single_thread(heads.MULTITHREADED_PRODUCTS - 1):
+    with training._single_thread(training.MULTITHREADED_PRODUCTS - 1):
         pass
-    with heads._single_thread(heads.MULTITHREADED_PRODUCTS):
+    with training._single_thread(training.MULTITHREADED_PRODUCTS):
         pass
     assert seen == [1, 7, 7, 7]
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
+from classify.audit import audit
 from classify.protocols import (
     EMOBOX_FOLDS,
     PROTOCOLS,
     Fold,
     UtteranceTable,
     _register,
-    audit,
     find_protocol,
     make_folds,
 )
