@@ -5,6 +5,7 @@ The reader returns the :class:`~sslfeat.corpora.CorpusListing` that a known corp
 
 import contextlib
 import csv
+import dataclasses
 import gc
 import itertools
 import json
@@ -15,6 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cache.schema import Utterance
 from sslfeat.corpora import SEXES, CorpusError, CorpusListing
@@ -43,6 +45,13 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "development": "dev", "training": "train"}
 NUM_SOUGHT = 20  # paths looked for before a wrong root is suspected
 _CLOCK = re.compile(r"(?:(\d+) days? )?(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")  # audformat: 0 days 00:00:01.898250
+
+
+# A frozen dataclass sets its fields one by one through object.__setattr__, a third of the time that a million rows take.
+# They are set on a twin that isn't frozen, and that then becomes an Utterance.
+_Draft: Any = dataclasses.make_dataclass(
+    "_Draft", [(field.name, field.type) for field in dataclasses.fields(Utterance)], slots=True, kw_only=True
+)
 
 
 class ManifestError(CorpusError):
@@ -304,7 +313,7 @@ def _made(
             if start or end:
                 identity = f"{identity}#{start}-{end or duration}"
         lines.append(number)
-        yield Utterance(
+        draft = _Draft(
             id=f"{corpus}/{identity}",
             path=path,
             corpus=corpus,
@@ -319,6 +328,8 @@ def _made(
             start=begin,
             end=stop,
         )
+        draft.__class__ = Utterance
+        yield draft
 
 
 @contextlib.contextmanager

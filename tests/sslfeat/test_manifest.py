@@ -1,7 +1,9 @@
 import csv
+import dataclasses
 import gc
 import json
 import math
+import pickle
 import string
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cache.schema import Utterance
 from sslfeat.labels import LABELS
 from sslfeat.manifest import COLUMNS, ManifestError, read_manifest
 
@@ -114,6 +117,18 @@ def test_the_root_can_be_set_and_absolute_paths_stay(write, tmp_path):
     listing = read_manifest(manifest, root=tmp_path / "audio")
     assert listing.root == tmp_path / "audio"
     assert {utterance.path for utterance in listing.utterances} == {"a.wav", str(audio)}
+
+
+def test_a_row_is_an_utterance_like_any_other(write):
+    (utterance,) = read_manifest(write("own.csv", "path,label,speaker\na.wav,sad,s1\n")).utterances
+    expected = Utterance(
+        id="own/a", path="a.wav", corpus="own", speaker="own:s1", label="sadness", native_label="sad"
+    )
+    assert (type(utterance), utterance, hash(utterance)) == (Utterance, expected, hash(expected))
+    assert pickle.loads(pickle.dumps(utterance)) == expected
+    assert dataclasses.replace(utterance, label="") == dataclasses.replace(expected, label="")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        utterance.label = "joy"
 
 
 def test_windows_paths(write):
