@@ -8,6 +8,7 @@ import platform
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -58,6 +59,10 @@ class Extraction:
         Ids in the cache whose utterances, or their files, are not in the corpus any more; their rows are kept.
     set_aside : list of str
         What was wrong with parts of an earlier run, which were done again.
+    clipped : list of str
+        Ids of this run's rows whose recordings have three or more samples in a row at full scale.
+    sample_rates : dict of int to int
+        Rate in Hz -> this run's rows whose files have it.
     """
 
     cache_path: Path
@@ -69,6 +74,8 @@ class Extraction:
     duplicates: list[Duplicate]
     gone: list[str]
     set_aside: list[str]
+    clipped: list[str] = dataclasses.field(default_factory=list)
+    sample_rates: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 def extract(
@@ -159,6 +166,8 @@ def extract(
         duplicates=duplicates,
         gone=sorted(gone),
         set_aside=parts.set_aside,
+        clipped=sorted(run.clipped),
+        sample_rates=dict(run.sample_rates.most_common()),
     )
 
 
@@ -262,6 +271,8 @@ class _Run:
         self.software = software_versions()
         self.num_done = self.num_written = self.num_failures = 0
         self.audio_seconds = 0.0
+        self.clipped: list[str] = []
+        self.sample_rates: Counter[int] = Counter()
         self._budget = make_budget(encoder, batch_seconds)
         self._originals = plan.originals
         self._known_failures = plan.failures
@@ -339,6 +350,9 @@ class _Run:
         self.num_written += 1
         self.num_done += 1
         self.audio_seconds += len(recording.waveform) / self.spec.sample_rate
+        self.sample_rates[recording.native_sample_rate] += 1
+        if recording.num_clipped:
+            self.clipped.append(reading.utterance.id)
 
     def _repeat(self, reading: Reading, audio_hash: str) -> None:
         if audio_hash in self._unusable:

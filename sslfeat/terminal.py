@@ -115,6 +115,10 @@ def tell_extraction(done: "Extraction") -> None:
     tell_some("damaged parts of an earlier run, set aside; their utterances were done again:", done.set_aside)
     tell_some("duplicates, left out:", repeated)
     tell_some("in the cache, but not in the corpus any more; kept:", done.gone)
+    tell_some("clipped, kept:", done.clipped)
+    if len(done.sample_rates) > 1:
+        rates = ", ".join(f"{count} at {rate} Hz" for rate, count in done.sample_rates.items())
+        tell(f"sample rates differ, and were made one: {rates}")
     tell_some("failed, left out:", [f"{one.path}: {one.reason}" for one in done.failures])
     written = "nothing written" if done.failures else "nothing left to do"
     if done.num_written:

@@ -600,3 +600,13 @@ def test_an_unforeseen_error_while_decoding_surfaces(
     assert not decoding_threads()
     # The windows before it are kept.
     assert run().num_kept == 8
+
+
+def test_clipping_and_rates_are_told_of_what_this_run_made(run: Run, wav: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 1, 16_000).clip(-0.9, 0.9)
+    soundfile.write(wav / "03a01Wb.wav", np.where(np.abs(noise) < 0.5, noise, np.sign(noise)), 44_100)
+    done = run()
+    assert done.clipped == ["own/03a01Wb"]
+    assert done.sample_rates == {16_000: 12, 44_100: 1}
+    again = run()
+    assert (again.clipped, again.sample_rates) == ([], {})

@@ -154,6 +154,8 @@ def test_an_extraction_tells_all_that_is_missing(capsys):
             duplicates=[same, clash],
             gone=["e"],
             set_aside=["part-00000001.h5: cut short."],
+            clipped=["f"],
+            sample_rates={16_000: 3, 44_100: 1},
         )
     )
     assert capsys.readouterr().err.splitlines()[:-1] == [
@@ -164,6 +166,9 @@ def test_an_extraction_tells_all_that_is_missing(capsys):
         "  c has the samples of a, but is labelled joy and not fear",
         "in the cache, but not in the corpus any more; kept:",
         "  e",
+        "clipped, kept:",
+        "  f",
+        "sample rates differ, and were made one: 3 at 16000 Hz, 1 at 44100 Hz",
         "failed, left out:",
         "  deep/d.wav: truncated.",
     ]
