@@ -110,6 +110,8 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
     sslfeat extract emodb/wav -o emodb-w2v2.h5 --model facebook/wav2vec2-base --device cuda
     sslfeat extract calls/ -o calls.h5 --pattern '{speaker}_{label}_*.wav'
 
+    CORPUS_DIR is a known corpus, a Kaldi data folder, an audformat database or a Hugging Face dataset on disk.
+
     Exit status 3 says that all went well but for some utterances whose audio can't be used.
     """
     from sslfeat.parts import check_target
@@ -397,7 +399,8 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
 def check(channels: str, jobs: int, as_json: bool, quiet: bool, **corpus_options: Any) -> None:
     """Read a corpus without embedding it, and tell what is off.
 
-    Counts against the published ones, missing and unexpected names, audio that can't be used, duplicates.
+    Counts against the published ones, missing and unexpected names, unreadable, silent, clipped and repeated audio,
+    rates, durations, and labels by speaker.
     Exit status 3 says that something is off.
     """
     listing = _list_corpus(**corpus_options)
