@@ -378,7 +378,7 @@ def _open_pyav(path: Path, start: float, end: float) -> Iterator[_Stream]:
     try:
         av = importlib.import_module("av")
     except ImportError:
-        msg = f"{path}: m4a, mp4 and webm need PyAV. Run `pip install av`, or convert the file to wav."
+        msg = f"{path}: m4a, mp4 and webm need PyAV. Run `pip install sslfeat[video]`, or convert the file to wav."
         raise AudioError(msg) from None
     try:
         opened = av.open(os.fspath(path))

@@ -310,7 +310,7 @@ _ENTRIES = (
         name="{split}_dia{dialogue}_utt{turn}",
         annotate=annotations.meld,
         remarks=(
-            "mp4: needs PyAV.",
+            "mp4: needs PyAV (extra video).",
             "dia110_utt7 of dev isn't released and dia125_utt3 of train is damaged, which leaves 13 706.",
             "Turns last from 0.06 to 305 seconds, with laughter and several voices.",
         ),
