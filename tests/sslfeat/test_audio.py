@@ -423,7 +423,9 @@ def test_threads_decode_as_one_does(tmp_path):
 def test_mp4_without_pyav_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
-    with pytest.raises(AudioError, match=r"a\.mp4: m4a, mp4 and webm need PyAV\. Run `pip install sslfeat\[video\]`"):
+    with pytest.raises(
+        AudioError, match=r"a\.mp4: m4a, mp4 and webm need PyAV\. Run `pip install sslfeat\[video\]`"
+    ):
         decode(tmp_path / "a.mp4")
 
 
