@@ -259,12 +259,10 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
             progress=show,
         )
     best = comparison.best
-    with contextlib.ExitStack() as stack:
-        bundle: Bundle | None = None
-        if can_keep(best):
-            stack.enter_context(warnings_as_lines())
-            options: dict[str, Any] = {"exclude_labels": exclude_labels, "merge_labels": merge_labels}
-            bundle = Bundle.fit(name_caches(caches)[best.cache], best, random_state=seed, **options)
+    bundle: Bundle | None = None
+    if can_keep(best):
+        with warnings_as_lines():
+            bundle = Bundle.fit(name_caches(caches)[best.cache], best, exclude_labels=exclude_labels, merge_labels=merge_labels, random_state=seed)
     written = write_results(comparison, results_dir, overwrite=overwrite)
     unfinished.unlink(missing_ok=True)
     if bundle is not None:
