@@ -10,6 +10,8 @@ import numpy as np
 
 from classify.fitting import Candidate, Outcome, Task
 
+RECORD_VERSION = 2  # raised where a line gains a field, so that older ones are not found
+
 
 class Checkpoint:
     """A file of JSON lines, one per finished task, appended to as tasks finish.
@@ -41,6 +43,7 @@ class Checkpoint:
             return None
         return Outcome(
             predictions=[np.array(part, dtype=np.int64) for part in record["predictions"]],
+            confidences=[np.array(part, dtype=np.float32) for part in record["confidences"]],
             chosen=[
                 Candidate(layer, tuple((name, value) for name, value in parameters))
                 for layer, parameters in record["chosen"]
@@ -55,6 +58,7 @@ class Checkpoint:
         record = {
             "key": self._key(task),
             "predictions": [part.tolist() for part in outcome.predictions],
+            "confidences": [part.tolist() for part in outcome.confidences],
             "chosen": [[candidate.layer, candidate.parameters] for candidate in outcome.chosen],
             "seconds": outcome.seconds,
             "warnings": outcome.warnings,
@@ -82,6 +86,7 @@ class Checkpoint:
     def _key(self, task: Task) -> str:
         digest = hashlib.sha256()
         facts = {
+            "record": RECORD_VERSION,
             "features": task.cache.fingerprint,
             "pooling": task.pooling,
             "classifier": task.classifier,

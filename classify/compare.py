@@ -15,6 +15,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from cache.schema import CacheError
+from classify.calibration import measure_calibration
 from classify.checkpoint import Checkpoint
 from classify.differences import describe_differences, find_differences
 from classify.estimators import BASELINES, MIXERS, make_classifier
@@ -308,6 +309,9 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         mixed_layers=task.mixed_layers,
         layer_weights=tuple(outcome.layer_weights),
         warnings=outcome.warnings,
+        calibration=measure_calibration(np.concatenate(outcome.confidences), predicted == truth)
+        if len(outcome.confidences) == len(task.folds)
+        else None,
     )
 
 

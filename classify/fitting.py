@@ -6,7 +6,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,8 @@ class Outcome:
     ----------
     predictions : list of ndarray of int
         Predicted label index of each fold's test rows.
+    confidences : list of ndarray of float32
+        Highest probability of each fold's test rows; empty where the classifier gives none.
     chosen : list of Candidate
         The candidate that each fold's training part chose.
     seconds : float
@@ -101,6 +103,7 @@ class Outcome:
     """
 
     predictions: list[NDArray[np.int64]]
+    confidences: list[NDArray[np.float32]]
     chosen: list[Candidate]
     seconds: float
     warnings: tuple[str, ...]
@@ -141,11 +144,12 @@ def run(task: Task) -> Outcome:
         f"{warning.category.__name__}: {str(warning.message).strip().splitlines()[0]}" for warning in caught
     )
     return Outcome(
-        predictions=[found[i][0] for i in range(len(parts))],
+        predictions=[found[i].predictions for i in range(len(parts))],
+        confidences=[sure for i in range(len(parts)) if (sure := found[i].confidences) is not None],
         chosen=chosen,
         seconds=time.perf_counter() - started,
         warnings=tuple(f"{message} ({count} times)" for message, count in sorted(messages.items())),
-        layer_weights=[found[i][1] for i in range(len(parts))] if task.mixed_layers else [],
+        layer_weights=[found[i].layer_weights for i in range(len(parts))] if task.mixed_layers else [],
     )
 
 
@@ -156,6 +160,7 @@ def join_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
     messages = itertools.chain.from_iterable(outcome.warnings for outcome in outcomes)
     return Outcome(
         predictions=[part for outcome in outcomes for part in outcome.predictions],
+        confidences=[part for outcome in outcomes for part in outcome.confidences],
         chosen=[candidate for outcome in outcomes for candidate in outcome.chosen],
         seconds=sum(outcome.seconds for outcome in outcomes),
         warnings=tuple(dict.fromkeys(messages)),
@@ -179,7 +184,7 @@ def choose(task: Task) -> list[Candidate]:
         places = [i for i, candidate in enumerate(task.candidates) if candidate.layer == layer]
         for fold, parts in enumerate(inner):
             jobs = [(train, test, task.candidates[i]) for i in places for train, test in parts]
-            predictions = [predicted for predicted, _ in _fit_predict(task, features, jobs)]
+            predictions = [fitted.predictions for fitted in _fit_predict(task, features, jobs)]
             truth = task.targets[np.concatenate([test for _, test in parts])]
             for place, i in enumerate(places):
                 predicted = np.concatenate(predictions[place * len(parts) : (place + 1) * len(parts)])
@@ -208,7 +213,14 @@ def _features(task: Task, layer: int) -> NDArray[np.float32]:
     return features
 
 
-Fitted = tuple[NDArray[np.int64], tuple[float, ...]]
+class Fitted(NamedTuple):
+    """What one job found; ``confidences`` are the highest probabilities, where the classifier gives any."""
+
+    predictions: NDArray[np.int64]
+    confidences: NDArray[np.float32] | None
+    layer_weights: tuple[float, ...] = ()
+
+
 Job = tuple[NDArray[np.intp], NDArray[np.intp], Candidate]
 
 
@@ -221,7 +233,7 @@ def _fit_predict(task: Task, features: NDArray[np.float32], jobs: Sequence[Job])
     for train, test, candidate in jobs:
         fitted = clone(estimator).set_params(**dict(candidate.parameters))
         fitted.fit(features[train], task.targets[train], **fit_arguments(estimator, task.speakers[train]))
-        yield fitted.predict(features[test]), ()
+        yield _predicted(fitted, features[test])
 
 
 def _fit_predict_together(
@@ -245,4 +257,15 @@ def _fit_predict_together(
     ]
     fit_together(heads, arguments)
     for pipeline, (_, test, _) in zip(pipelines, jobs, strict=True):
-        yield pipeline.predict(features[test]), tuple(pipeline[-1].layer_weights_.tolist())
+        yield _predicted(pipeline, features[test], tuple(pipeline[-1].layer_weights_.tolist()))
+
+
+def _predicted(
+    fitted: BaseEstimator, features: NDArray[Any], layer_weights: tuple[float, ...] = ()
+) -> Fitted:
+    predictions = fitted.predict(features)
+    if not hasattr(fitted, "predict_proba"):
+        return Fitted(predictions, None, layer_weights)
+    sure = np.asarray(fitted.predict_proba(features).max(axis=1), dtype=np.float32)
+    # What overflowed in some fold, or is no probability after all, says nothing; predictions stand all the same.
+    return Fitted(predictions, sure if ((sure >= 0) & (sure <= 1 + 1e-6)).all() else None, layer_weights)

@@ -27,6 +27,26 @@ class Spread:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How sure a row was of its answers, and how often it was right; see ``measure_calibration``.
+
+    Parameters
+    ----------
+    error : float
+        The expected calibration error: mean distance between the two, in [0, 1].
+    counts : tuple of int
+        Predictions in each bin of the probability of the predicted label.
+    confidences, accuracies : tuple of float
+        Mean probability and share of right answers of each bin; 0 where it is empty.
+    """
+
+    error: float
+    counts: tuple[int, ...]
+    confidences: tuple[float, ...]
+    accuracies: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Folds:
     """How one protocol divided the utterances.
 
@@ -101,6 +121,8 @@ class Result:
         The share of each that each fold learnt; sums to 1.
     warnings : tuple of str
         Each distinct warning of the classifier, with the number of folds that gave it.
+    calibration : Calibration or None
+        Over all predictions; None where the classifier gives no probabilities.
     """
 
     cache: str
@@ -129,6 +151,7 @@ class Result:
     mixed_layers: tuple[int, ...] = ()
     layer_weights: tuple[tuple[float, ...], ...] = ()
     warnings: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def layers(self) -> str:
@@ -294,6 +317,8 @@ def _result(record: dict[str, Any]) -> Result:
             record[field.name] = Estimate(**record[field.name])
         elif field.type is Spread:
             record[field.name] = Spread(**record[field.name])
+    if record.get("calibration") is not None:
+        record["calibration"] = Calibration(**_tuples(record["calibration"]))
     return Result(**_tuples(record))
 
 
