@@ -381,24 +381,31 @@ def _open_pyav(path: Path, start: float, end: float) -> Iterator[_Stream]:
         msg = f"{path}: m4a, mp4 and webm need PyAV. Run `pip install sslfeat[video]`, or convert the file to wav."
         raise AudioError(msg) from None
     try:
-        opened = av.open(os.fspath(path))
-    except av.FFmpegError as error:
+        opened = av.open(os.fspath(path), metadata_errors="replace")  # a title in Latin-1 is no damage
+    except (av.FFmpegError, ValueError, MemoryError) as error:
         msg = f"{path}: no audio format that can be read. Convert it to wav or flac, or leave it out."
         raise AudioError(msg) from error
     with opened as container:
-        if not container.streams.audio:
+        tracks = container.streams.audio
+        if not tracks:
             msg = f"{path}: no audio track in it. Leave it out."
             raise AudioError(msg)
-        audio = container.streams.audio[0]
+        audio = next((track for track in tracks if track.codec_context is not None), None)
+        if audio is None:
+            msg = (
+                f"{path}: no audio track in it that can be read. Convert it to wav or flac, or leave it out."
+            )
+            raise AudioError(msg)
         yield _Stream(
             sample_rate=audio.sample_rate,
             num_channels=audio.channels,
-            blocks=_pyav_blocks(path, av, container, start, end),
+            blocks=_pyav_blocks(path, av, container, audio, start, end),
         )
 
 
-def _pyav_blocks(path: Path, av: Any, container: Any, start: float, end: float) -> Iterator[Block]:
-    audio = container.streams.audio[0]
+def _pyav_blocks(
+    path: Path, av: Any, container: Any, audio: Any, start: float, end: float
+) -> Iterator[Block]:
     rate, num_channels = audio.sample_rate, audio.channels
     to_float = av.AudioResampler(format="flt", layout=audio.layout, rate=rate)
     origin = (audio.start_time or 0) * (audio.time_base or Fraction(1))
@@ -418,7 +425,7 @@ def _pyav_blocks(path: Path, av: Any, container: Any, start: float, end: float) 
                     yield np.ascontiguousarray(kept)
             if position >= last:
                 return
-    except av.FFmpegError as error:
+    except (av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: the rate or the channels change
         msg = f"{path}: truncated or damaged, decoding it failed part of the way. Fetch it again."
         raise AudioError(msg) from error
     length = (position or 0) / rate

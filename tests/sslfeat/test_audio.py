@@ -442,9 +442,10 @@ class AVDouble:
             layout="any",
             start_time=start_time,
             time_base=Fraction(1, rate),
+            codec_context="any",
         )
 
-    def open(self, path):
+    def open(self, path, metadata_errors):
         self.position = 0
         container = SimpleNamespace(
             streams=SimpleNamespace(audio=[self.track]), seek=self.seek, decode=self.decode
@@ -483,19 +484,43 @@ def test_pyav_frames_are_cut_to_the_segment(tmp_path, monkeypatch, start_time):
         decode(path, end=5.0)
 
 
-@pytest.mark.parametrize("suffix", ["m4a", "mp4", "webm"])
-def test_real_containers(tmp_path, suffix):
+def write_container(path, rate=44_100, codec="aac", **tags):
+    """Write two seconds of a tone with PyAV."""
     av = pytest.importorskip("av")
-    rate, codec = (48_000, "libopus") if suffix == "webm" else (44_100, "aac")
     time = np.arange(2 * rate) / rate
     tone = (0.4 * np.sin(2 * math.pi * 440 * time)).astype(np.float32)
-    with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
+    with av.open(str(path), "w") as container:
+        container.metadata.update(tags)
         track = container.add_stream(codec, rate=rate, layout="mono")
         frame = av.AudioFrame.from_ndarray(tone[None], format="flt", layout="mono")
         frame.sample_rate = rate
         for packet in [*track.encode(frame), *track.encode(None)]:
             container.mux(packet)
-    whole = decode(tmp_path / f"a.{suffix}")
+    return path
+
+
+def test_a_title_that_is_no_utf8_does_not_matter(tmp_path):
+    path = write_container(tmp_path / "a.m4a", title="Größe")
+    plain = decode(path)
+    raw = path.read_bytes()
+    assert raw.count("Größe".encode()) == 1
+    path.write_bytes(raw.replace("ö".encode(), b"\xf6o"))
+    assert decode(path).audio_hash == plain.audio_hash
+
+
+def test_a_track_in_a_codec_that_nobody_knows(tmp_path):
+    path = write_container(tmp_path / "a.webm", 48_000, "libopus")
+    path.write_bytes(path.read_bytes().replace(b"A_OPUS", b"A_NONE"))
+    with pytest.raises(
+        AudioError, match=r"a\.webm: no audio track in it that can be read\. Convert it to wav"
+    ):
+        decode(path)
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "mp4", "webm"])
+def test_real_containers(tmp_path, suffix):
+    rate, codec = (48_000, "libopus") if suffix == "webm" else (44_100, "aac")
+    whole = decode(write_container(tmp_path / f"a.{suffix}", rate, codec))
     part = decode(tmp_path / f"a.{suffix}", start=0.5, end=1.5)
     assert whole.native_sample_rate == rate
     assert abs(len(whole.waveform) - 32_000) <= 1_024
