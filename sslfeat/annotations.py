@@ -19,6 +19,13 @@ _IEMOCAP_LINE = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\w+)\t(\w+)\t", re.MULTILINE
 
 def _find(root: Path, *names: str, needed_for: str, beside: tuple[str, ...] = ()) -> Path:
     """Return the first table of one of these names in the corpus folder, beside it, or in a folder beside it."""
+    if found := _sought(root, *names, beside=beside):
+        return found
+    msg = f"{root}: no {' or '.join(names)} in it or beside it, which {needed_for}. Put it there."
+    raise CorpusError(msg)
+
+
+def _sought(root: Path, *names: str, beside: tuple[str, ...] = ()) -> Path | None:
     wanted = {name.lower() for name in names}
     resolved = root.resolve()
     for within, subfolders, files in os.walk(resolved):
@@ -30,8 +37,7 @@ def _find(root: Path, *names: str, needed_for: str, beside: tuple[str, ...] = ()
         for name in names:
             if (folder / name).is_file():
                 return folder / name
-    msg = f"{root}: no {' or '.join(names)} in it or beside it, which {needed_for}. Put it there."
-    raise CorpusError(msg)
+    return None
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -49,6 +55,12 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         msg = f"{path}: no JSON that can be read ({error}). Fetch it again."
         raise CorpusError(msg) from error
+    if (
+        isinstance(content, list)
+        and content
+        and all(isinstance(row, dict) and "id" in row for row in content)
+    ):
+        return {str(row["id"]): row for row in content}
     if not isinstance(content, dict):
         msg = f"{path}: a JSON object by file name was expected. Got a {type(content).__name__} instead."
         raise CorpusError(msg)
@@ -63,7 +75,11 @@ def _column(path: Path, row: dict[str, str], name: str) -> str:
 
 
 def shemo_listed(root: Path) -> Annotations:
-    """Keep the files that ``shemo.json`` lists, by name with or without suffix."""
+    """Keep the files that ``shemo.json`` lists.
+
+    It is an object by name (``{"F22A05": {"emotion": "angry", ...}}``) in github.com/pariajm/sharif-emotional-speech-dataset
+    at c032f4e, and was a list (``[{"id": "F22A05", ...}]``) at 2918508; names come with or without suffix.
+    """
     listed = {
         PurePosixPath(name).stem for name in _json(_find(root, "shemo.json", needed_for="lists the files"))
     }
@@ -74,7 +90,11 @@ def shemo_listed(root: Path) -> Annotations:
 
 
 def shemo_corrected(root: Path) -> Annotations:
-    """Take the labels of ``modified_shemo.json`` (arXiv 2211.09956): ``{"F21N05.wav": {"emotion": "neutral", ...}}``."""
+    """Take the labels of ``modified_shemo.json`` (arXiv 2211.09956): ``{"F21N05.wav": {"emotion": "neutral", ...}}``.
+
+    The README of github.com/aliyzd95/modified_shemo describes it: the key is the audio's name, ``emotion`` the label of the
+    transcript that an ASR system found to belong to it.
+    """
     table = _find(root, "modified_shemo.json", needed_for="holds the corrected labels")
     codes = {"anger": "A", "fear": "F", "happiness": "H", "neutral": "N", "sadness": "S", "surprise": "W"}
     labels = {}
@@ -92,6 +112,18 @@ def shemo_corrected(root: Path) -> Annotations:
     )
 
 
+def crema_d(root: Path) -> Annotations:
+    """Take the sexes of ``VideoDemographics.csv`` where it is there: ``ActorID, Age, Sex, Race, Ethnicity``.
+
+    Where it isn't, as in the copies on Kaggle, or says nothing of an actor, the catalogue's own table holds: the file's content
+    in github.com/CheyneyComputerScience/CREMA-D at 98df52c.
+    """
+    table = _sought(root, "VideoDemographics.csv")
+    rows = _rows(table) if table else []
+    sexes = {_column(table, row, "ActorID"): _column(table, row, "Sex") for row in rows if table}
+    return Annotations(complete=lambda path, fields: fields | {"sex": sexes.get(fields["speaker"], "")})
+
+
 def crema_d_voices(root: Path) -> Annotations:
     """Take the label that most listeners chose from the voice alone: ``VoiceVote`` of ``summaryTable.csv``.
 
@@ -100,12 +132,13 @@ def crema_d_voices(root: Path) -> Annotations:
     table = _find(
         root, "summaryTable.csv", needed_for="holds the votes of the listeners", beside=("processedResults",)
     )
+    sexes = crema_d(root)
     codes = {code[0]: code for code in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")}
     votes = {_column(table, row, "FileName"): _column(table, row, "VoiceVote") for row in _rows(table)}
 
     def complete(path: str, fields: Fields) -> Fields | None:
         code = codes.get(votes.get(fields["stem"], ""))
-        return fields | {"label": code} if code else None
+        return sexes.complete(path, fields | {"label": code}) if code else None
 
     return Annotations(complete=complete, left_out="the listeners' votes tie or are missing")
 
@@ -174,7 +207,7 @@ def msp_podcast(root: Path) -> Annotations:
 def meld(root: Path) -> Annotations:
     """Take ``train_sent_emo.csv``, ``dev_sent_emo.csv`` and ``test_sent_emo.csv``: emotion and speaker by dialogue and turn.
 
-    The test folder holds some turns twice, once as ``final_videos_testdia0_utt0``: the plain name is kept.
+    Some turns have a film and no row (github.com/declare-lab/MELD/issues/22), and are left out. The test folder holds some turns twice, once as ``final_videos_testdia0_utt0``: the plain name is kept.
     """
     tables = {
         split: _find(root, f"{split}_sent_emo.csv", needed_for="holds emotions and speakers")
@@ -207,7 +240,9 @@ def meld(root: Path) -> Annotations:
 def esd(root: Path) -> Annotations:
     """Give equal sentences equal text ids: each emotion has the same 350, counted on from one emotion to the next.
 
-    Speakers 0001 to 0010 read Chinese, 0011 to 0020 English.
+    Speakers 0001 to 0010 read Chinese, 0011 to 0020 English. That the 350 are parallel across speakers and emotions is said in
+    the README of github.com/HLTSingapore/Emotional-Speech-Data; that they come in one order shows in its transcripts, where
+    number 131 of English speakers is the same sentence in every emotion (its issue 3 of speaker 0015, and 0020_000831).
     """
     splits = {"train": "train", "evaluation": "dev", "test": "test"}
 

@@ -2,7 +2,7 @@
 
 Sources, where an entry's own citation doesn't give them: sizes, durations and rates of the files from EmoBox (metadata
 of github.com/emo-box/EmoBox at 08280f2); names as that project's and SERAB's scripts read them; licences from the
-corpora's own pages and from SuperKogito/SER-datasets.
+corpora's own pages and from SuperKogito/SER-datasets; anything else from an entry's own ``sources``.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _JL_LABELS = (
     *("angry", "sad", "neutral", "happy", "excited"),
     *("apologetic", "anxious", "assertive", "concerned", "encouraging"),
 )
-# VideoDemographics.csv of the corpus: these 43 of the 91 actors; copies on Kaggle lack the file.
+# VideoDemographics.csv of the corpus at 98df52c: these 43 of the 91 actors; copies on Kaggle lack the file.
 _CREMA_D_WOMEN = frozenset(
     {*range(1002, 1005), *range(1006, 1011), 1012, 1013, 1018, 1020, 1021, 1024, 1025, *range(1028, 1031)}
     | {1037, 1043, 1046, 1047, 1049, *range(1052, 1057), 1058, 1060, 1061, 1063, *range(1072, 1077)}
@@ -92,6 +92,10 @@ _ENTRIES = (
             "F01 and M01 are two people; some speakers have two files.",
             "The zips on GitHub are Git-LFS pointers; the README's Dropbox links work.",
         ),
+        sources=(
+            "shemo.json: https://github.com/pariajm/sharif-emotional-speech-dataset",
+            "numbers per label, and corrections: https://github.com/aliyzd95/modified_shemo",
+        ),
     ),
     Corpus(
         key="savee",
@@ -155,6 +159,15 @@ _ENTRIES = (
         remarks=(
             "Names follow the scheme of RAVDESS, with other codes: 01 is happy here and neutral there.",
             "Actors 11, 12, 13, 16, 18, 20 and 29 have no neutral files.",
+            "Happy, sad and neutral are named as of normal intensity, angry and surprise as strong.",
+            "The codes were never published as a table. That 05 is neutral shows in the numbers, the pairs 01 and 02, 03 and "
+            "04 in the intensities; within them the sad and the surprised one is the softer: 02 for 32 of 34 speakers, 04 for "
+            "30.",
+        ),
+        sources=(
+            "names and intensities: https://data.mendeley.com/datasets/t9h6p943xy/2",
+            "numbers: https://data.mendeley.com/datasets/t9h6p943xy/5",
+            "the same codes: https://github.com/subhajyotisaha01/SpeechEmotionRecognition",
         ),
     ),
     Corpus(
@@ -196,10 +209,15 @@ _ENTRIES = (
         citation="Cao et al., CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset, IEEE TAC 2014",
         url="https://github.com/CheyneyComputerScience/CREMA-D",
         sexes={f"{actor}": "female" if actor in _CREMA_D_WOMEN else "male" for actor in range(1001, 1092)},
+        annotate=annotations.crema_d,
         remarks=(
             "The label is the emotion that the actor was asked for; crema-d-voice takes what listeners heard.",
             "1076_MTI_SAD_XX.wav has no audio.",
             "Downloaded as a zip from GitHub, the files are Git-LFS pointers.",
+            "Sexes come from VideoDemographics.csv where it lies in or beside the folder, else from a copy of it.",
+        ),
+        sources=(
+            "sexes: https://github.com/CheyneyComputerScience/CREMA-D/blob/master/VideoDemographics.csv",
         ),
     ),
     Corpus(
@@ -312,7 +330,15 @@ _ENTRIES = (
         remarks=(
             "mp4: needs PyAV (extra video).",
             "dia110_utt7 of dev isn't released and dia125_utt3 of train is damaged, which leaves 13 706.",
+            "Some films have no row in the tables, and are left out; some were cut wrongly, to minutes.",
+            "The same actors speak in train, dev and test: the corpus's own split tests on known speakers.",
             "Turns last from 0.06 to 305 seconds, with laughter and several voices.",
+        ),
+        sources=(
+            "numbers per label and split: https://github.com/declare-lab/MELD",
+            "missing film, films without a row: https://github.com/declare-lab/MELD/issues/22",
+            "damaged film: https://github.com/declare-lab/MELD/issues/39",
+            "films cut wrongly: https://github.com/declare-lab/MELD/issues/20",
         ),
     ),
     Corpus(
@@ -331,7 +357,21 @@ _ENTRIES = (
         citation="Zhou et al., Emotional voice conversion: Theory, databases and ESD, Speech Communication 2022",
         url="https://github.com/HLTSingapore/Emotional-Speech-Data",
         annotate=annotations.esd,
-        remarks=("Speakers 0001 to 0010 read Chinese, 0011 to 0020 English.",),
+        sexes=dict.fromkeys(
+            ("0001", "0002", "0003", "0007", "0009", *(f"00{n}" for n in range(15, 20))), "female"
+        )
+        | dict.fromkeys(
+            ("0004", "0005", "0006", "0008", "0010", *(f"00{n}" for n in range(11, 15)), "0020"), "male"
+        ),
+        remarks=(
+            "Speakers 0001 to 0010 read Chinese, 0011 to 0020 English.",
+            "The text id is the sentence's number within its emotion, with its language: the 350 are the same for all.",
+        ),
+        sources=(
+            "350 parallel sentences: https://github.com/HLTSingapore/Emotional-Speech-Data",
+            "one order in all emotions: https://github.com/HLTSingapore/Emotional-Speech-Data/issues/3",
+            "sexes, as in the release's ReadMe.txt: https://huggingface.co/datasets/jspaulsen/esd",
+        ),
     ),
     Corpus(
         key="emovo",
@@ -457,6 +497,7 @@ _ENTRIES = (
         remarks=(
             "Names don't tell the speakers apart (F, M or a child), so speakers can't be held out.",
             "Single words, from 0.2 seconds.",
+            "The paper counts 864; two of them aren't in the release.",
         ),
     ),
     Corpus(
@@ -474,8 +515,12 @@ _ENTRIES = (
         licence="CC BY-NC-SA 4.0",
         citation="Christop, nEMO: Dataset of Emotional Speech in Polish, LREC-COLING 2024",
         url="https://huggingface.co/datasets/amu-cai/nEMO",
-        # As audEERING's release of it lists them; it shows no others.
-        sexes={"EB0": "female", "KD0": "female", "KS0": "male", "MP0": "male", "WR0": "male"},
+        sexes=dict.fromkeys(("EB0", "IC0", "KD0", "MK0"), "female")
+        | dict.fromkeys(("KS0", "MP0", "SM0", "TP0", "WR0"), "male"),
+        sources=(
+            "names: https://github.com/amu-cai/nEMO",
+            "sexes: https://github.com/amu-cai/nEMO/blob/main/data.tsv",
+        ),
     ),
     Corpus(
         key="turev-db",
@@ -488,10 +533,11 @@ _ENTRIES = (
         num_speakers=6,
         hours=0.5,
         languages=("Turkish",),
-        licence="not stated",
+        licence="CC BY-NC-ND 4.0",
         citation="Canpolat et al., Turkish Emotion Voice Database (TurEV-DB), SLTU-CCURL 2020",
         url="https://github.com/Xeonen/TurEV-DB",
         remarks=("Single words. The label is the folder.",),
+        sources=("names and licence: https://github.com/Xeonen/TurEV-DB",),
     ),
 )
 

@@ -240,7 +240,7 @@ def _utterance(entry: Corpus, identity: str, path: str, fields: Fields) -> Utter
         path=path,
         corpus=entry.family,
         speaker=f"{entry.family}:{speaker}" if speaker else "",
-        sex=entry.sexes.get(speaker, "") or SEXES.get(fields.get("sex", "").lower(), ""),
+        sex=SEXES.get(fields.get("sex", "").lower(), "") or entry.sexes.get(speaker, ""),
         label=label,
         native_label=native_label,
         text=fields.get("text", ""),

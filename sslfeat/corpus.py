@@ -76,6 +76,8 @@ class Corpus:
         The corpus this is another reading of: ids and speakers carry that key.
     remarks : tuple of str
         What trips users.
+    sources : tuple of str
+        Where facts were read that the citation doesn't give: what they are, a colon, and the address.
     """
 
     key: str
@@ -99,6 +101,7 @@ class Corpus:
     skipped_folders: tuple[str, ...] = ()
     variant_of: str = ""
     remarks: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:

@@ -219,6 +219,8 @@ def describe_corpus(entry: "Corpus", width: int) -> Text:
     lines = [entry.title, ""]
     for name, value in facts.items():
         lines += _wrapped(f"{name:<{_INDENT}}", value, width)
+    for place, source in enumerate(entry.sources):
+        lines += _wrapped(f"{'' if place else 'read from':<{_INDENT}}", source, width)
     header = ("code", "own word", "label", "files")
     rows = [
         (code, native, label, str(entry.counts.get(code, "-")))

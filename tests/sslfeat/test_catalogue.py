@@ -215,7 +215,7 @@ def esd():
         tables={"0011/0011.txt": "0011_000001\tThe nine the eggs, I keep.\tNeutral\n"},
         sample=("esd/0001_000701", "0001/Happy/evaluation/0001_000701.wav"),
         fields={
-            "speaker": "esd:0001", "label": "happiness", "native_label": "Happy", "text": "zh001", "split": "dev",
+            "speaker": "esd:0001", "sex": "female", "label": "happiness", "native_label": "Happy", "text": "zh001", "split": "dev",
         },
     )  # fmt: skip
 
@@ -544,7 +544,14 @@ def test_an_entry_agrees_with_itself(key):
 
 @pytest.mark.parametrize(
     ("key", "num_women", "num_men"),
-    [("crema-d", 43, 48), ("ravdess", 12, 12), ("cafe", 6, 6), ("banglaser", 17, 17)],
+    [
+        ("crema-d", 43, 48),
+        ("ravdess", 12, 12),
+        ("cafe", 6, 6),
+        ("banglaser", 17, 17),
+        ("esd", 10, 10),
+        ("nemo", 4, 5),
+    ],
 )
 def test_the_published_numbers_of_women_and_men(key, num_women, num_men):
     assert Counter(CORPORA[key].sexes.values()) == {"female": num_women, "male": num_men}
@@ -604,6 +611,28 @@ def test_songs_are_guessed_and_a_variant_of_the_same_names_is_not(read):
 )
 def test_how_strongly_an_emotion_was_acted(key, counts, read):
     assert Counter(u.intensity for u in read(TREES[key](), key).utterances) == counts
+
+
+@pytest.mark.parametrize("key", ["banglaser", "esd", "meld", "shemo", "crema-d", "nemo", "turev-db"])
+def test_what_the_citation_does_not_say_has_a_source(key):
+    assert CORPORA[key].sources
+    assert all(re.fullmatch(r"\S.*: https://\S+", source) for source in CORPORA[key].sources)
+
+
+def test_equal_sentences_of_esd_have_equal_texts_in_all_emotions_and_speakers_of_a_language(read):
+    # Sentence 131 is "It must come sometimes to jam a day." of English speakers in every emotion.
+    said = [
+        "0015/Neutral/0015_000131",
+        "0015/Sad/0015_001181",
+        "0020/Happy/0020_000831",
+        "0011/Angry/0011_000481",
+    ]
+    paths = [f"{name}.wav" for name in (*said, "0001/Happy/0001_000831", "0015/Neutral/0015_000132")]
+    utterances = read(Tree(paths=paths, sample=("", ""), fields={}), "esd").utterances
+    texts = {u.path.rpartition(".")[0]: u.text for u in utterances}
+    assert {texts[name] for name in said} == {"en131"}
+    assert texts["0001/Happy/0001_000831"] == "zh131"
+    assert texts["0015/Neutral/0015_000132"] == "en132"
 
 
 # --- the pages that show the catalogue ---
@@ -727,6 +756,45 @@ def test_meld_keeps_the_plain_name_of_a_turn_that_comes_twice(read, tmp_path):
     assert utterances[1].path == f"{folder}/final_videos_testdia0_utt1.mp4"
 
 
+def test_shemo_json_is_a_list_in_its_older_form(read):
+    tree = shemo_2838()
+    older = [{"id": name, "emotion": "any"} for name in json.loads(tree.tables["shemo.json"])]
+    listing = read(dataclasses.replace(tree, tables={"shemo.json": json.dumps(older)}), "shemo-2838")
+    assert len(listing.utterances) == 2838
+    assert listing.is_complete
+
+
+def crema_d_sexes(folder, table):
+    """Read three actors of CREMA-D whose sexes the demographics file beside the audio says."""
+    (folder / "AudioWAV").mkdir()
+    for actor in (1001, 1002, 1003):
+        (folder / f"AudioWAV/{actor}_DFA_ANG_XX.wav").touch()
+    if table:
+        (folder / "VideoDemographics.csv").write_text(table)
+    (folder / "summaryTable.csv").write_text(
+        "FileName,VoiceVote\n" + "".join(f"{actor}_DFA_ANG_XX,A\n" for actor in (1001, 1002, 1003))
+    )
+    return [
+        [(u.speaker[-4:], u.sex) for u in read_corpus(folder / "AudioWAV", key).utterances]
+        for key in ("crema-d", "crema-d-voice")
+    ]
+
+
+def test_crema_d_takes_the_sexes_of_its_demographics_file(tmp_path):
+    table = '"ActorID","Age","Sex","Race","Ethnicity"\n1001,51,"Female","Caucasian","Not Hispanic"\n1002,21,"Male","",""\n'
+    said = [
+        ("1001", "female"),
+        ("1002", "male"),
+        ("1003", "female"),
+    ]  # of 1003 it says nothing, the catalogue does
+    assert crema_d_sexes(tmp_path, table) == [said, said]
+
+
+def test_crema_d_without_its_demographics_file_takes_the_published_sexes(tmp_path):
+    said = [("1001", "male"), ("1002", "female"), ("1003", "female")]
+    assert crema_d_sexes(tmp_path, "") == [said, said]
+
+
 def test_a_table_beside_the_audio_folder_is_found(tmp_path, monkeypatch):
     tree = crema_d_voice()
     (tmp_path / "processedResults").mkdir()
@@ -761,6 +829,8 @@ def test_a_table_that_is_not_there_is_named(key, message, read):
         ("shemo-2838", "shemo.json", "{", r"shemo\.json: no JSON that can be read"),
         ("shemo-2838", "shemo.json", "[1]", r"shemo\.json: a JSON object by file name was expected\. Got a list"),
         ("shemo-corrected", "modified_shemo.json", '{"F01A01.wav": {"emotion": "joy"}}', r"an emotion out of anger, .*'joy'"),
+        ("shemo-2838", "shemo.json", '[{"id": "F01A01"}, {"name": "F01A02"}]', r"a JSON object by file name was expected\. Got a list"),
+        ("crema-d", "VideoDemographics.csv", "ActorID,Gender\n1001,Male\n", r"Demographics\.csv: no column 'Sex'; its columns are ActorID, Gender"),
         ("crema-d-voice", "summaryTable.csv", "FileName,Vote\na,b\n", r"no column 'VoiceVote'; its columns are FileName, Vote"),
     ],
 )  # fmt: skip
