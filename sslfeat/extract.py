@@ -8,6 +8,7 @@ import platform
 import signal
 import threading
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
@@ -63,6 +64,8 @@ class Extraction:
         Ids of this run's rows whose recordings have three or more samples in a row at full scale.
     sample_rates : dict of int to int
         Rate in Hz -> this run's rows whose files have it.
+    durations : tuple of float
+        Shortest, median and longest of this run's rows, in seconds; zeros where it made none.
     """
 
     cache_path: Path
@@ -76,6 +79,7 @@ class Extraction:
     set_aside: list[str]
     clipped: list[str] = dataclasses.field(default_factory=list)
     sample_rates: dict[int, int] = dataclasses.field(default_factory=dict)
+    durations: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def extract(
@@ -156,6 +160,7 @@ def extract(
             duplicates = [duplicate for duplicate in cache.duplicates if duplicate.id in asked]
             held = zip(cache.utterance_ids.tolist(), cache.corpora.tolist(), strict=True)
             gone |= {identity for identity, corpus in held if corpus in corpora and identity not in asked}
+    lasted = run.durations or (0.0,)
     return Extraction(
         cache_path=cache_path,
         num_written=run.num_written,
@@ -168,6 +173,7 @@ def extract(
         set_aside=parts.set_aside,
         clipped=sorted(run.clipped),
         sample_rates=dict(run.sample_rates.most_common()),
+        durations=(min(lasted), float(np.median(lasted)), max(lasted)),
     )
 
 
@@ -271,6 +277,7 @@ class _Run:
         self.software = software_versions()
         self.num_done = self.num_written = self.num_failures = 0
         self.audio_seconds = 0.0
+        self.durations = array("d")
         self.clipped: list[str] = []
         self.sample_rates: Counter[int] = Counter()
         self._budget = make_budget(encoder, batch_seconds)
@@ -349,7 +356,8 @@ class _Run:
         self._num_statements += 1
         self.num_written += 1
         self.num_done += 1
-        self.audio_seconds += len(recording.waveform) / self.spec.sample_rate
+        self.durations.append(len(recording.waveform) / self.spec.sample_rate)
+        self.audio_seconds += self.durations[-1]
         self.sample_rates[recording.native_sample_rate] += 1
         if recording.num_clipped:
             self.clipped.append(reading.utterance.id)

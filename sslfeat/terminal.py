@@ -119,6 +119,9 @@ def tell_extraction(done: "Extraction") -> None:
     if len(done.sample_rates) > 1:
         rates = ", ".join(f"{count} at {rate} Hz" for rate, count in done.sample_rates.items())
         tell(f"sample rates differ, and were made one: {rates}")
+    if done.num_written > 1:
+        shortest, median, longest = done.durations
+        tell(f"durations: {shortest:.2f} to {longest:.2f} s, median {median:.2f} s")
     tell_some("failed, left out:", [f"{one.path}: {one.reason}" for one in done.failures])
     written = "nothing written" if done.failures else "nothing left to do"
     if done.num_written:

@@ -608,5 +608,10 @@ def test_clipping_and_rates_are_told_of_what_this_run_made(run: Run, wav: Path) 
     done = run()
     assert done.clipped == ["own/03a01Wb"]
     assert done.sample_rates == {16_000: 12, 44_100: 1}
+    shortest, median, longest = done.durations
+    assert (shortest, longest) == pytest.approx((0.2, 16_000 / 44_100), abs=1e-4)
+    assert median == pytest.approx(
+        np.median([soundfile.info(path).duration for path in wav.glob("*.wav")]), abs=1e-4
+    )
     again = run()
-    assert (again.clipped, again.sample_rates) == ([], {})
+    assert (again.clipped, again.sample_rates, again.durations) == ([], {}, (0.0, 0.0, 0.0))

@@ -156,6 +156,8 @@ def test_an_extraction_tells_all_that_is_missing(capsys):
             set_aside=["part-00000001.h5: cut short."],
             clipped=["f"],
             sample_rates={16_000: 3, 44_100: 1},
+            durations=(0.36, 2.6, 8.984),
+            num_written=4,
         )
     )
     assert capsys.readouterr().err.splitlines()[:-1] == [
@@ -169,6 +171,7 @@ def test_an_extraction_tells_all_that_is_missing(capsys):
         "clipped, kept:",
         "  f",
         "sample rates differ, and were made one: 3 at 16000 Hz, 1 at 44100 Hz",
+        "durations: 0.36 to 8.98 s, median 2.60 s",
         "failed, left out:",
         "  deep/d.wav: truncated.",
     ]
