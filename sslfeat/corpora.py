@@ -277,7 +277,7 @@ def _guess(root: Path, paths: Sequence[str]) -> str:
     else:
         msg = (
             f"{root}: can't tell which corpus this is. {shown}none that is known: {', '.join(CORPORA)}. "
-            "Describe a corpus of your own by a manifest."
+            "Describe a corpus of your own by a manifest, a pattern, or folders named by label."
         )
     raise CorpusError(msg)
 

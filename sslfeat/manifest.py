@@ -44,6 +44,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "development": "dev", "training": "train"}
 NUM_SOUGHT = 20  # paths looked for before a wrong root is suspected
+NUM_TOLD = 10  # unknown labels; a wrong column has as many as there are rows
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
 _CLOCK = re.compile(r"(?:(\d+) days? )?(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")  # audformat: 0 days 00:00:01.898250
 
 
@@ -86,7 +88,7 @@ def read_manifest(
     Raises
     ------
     ManifestError
-        Where the file is missing, no table, or not UTF-8; where a column or a field is unknown, no path column is
+        Where the file is missing, named otherwise, no table, or not UTF-8; where a column or a field is unknown, no path column is
         found, a row has another number of values than the header, a time is none, or an id comes twice; where none of
         the first files exists.
 
@@ -125,10 +127,12 @@ def listing_of(
         )
         raise ManifestError(msg)
     words = Counter(utterance.native_label for utterance in utterances)
-    for word, count in words.items():
-        if word and not harmonise(word):
-            hint = f"; the nearest known is {nearest(word)!r}" if nearest(word) else ""
-            notes.append(f"Label {word!r} of {count} utterances is unknown and kept as it is{hint}.")
+    unknown = [word for word in words if word and not harmonise(word)]
+    for word in unknown[:NUM_TOLD]:
+        hint = f"; the nearest known is {nearest(word)!r}" if nearest(word) else ""
+        notes.append(f"Label {word!r} of {words[word]} utterances is unknown and kept as it is{hint}.")
+    if more := unknown[NUM_TOLD:]:
+        notes.append(f"{len(more)} more labels are unknown and kept as they are.")
     if words[""]:
         notes.append(f"{words['']} utterances have no label.")
     return CorpusListing(
@@ -149,6 +153,13 @@ def _open_table(
     """Return which column each field is in, and the rows as line number and values in the order of ``COLUMNS``."""
     if unknown := [field for field in columns if field not in COLUMNS]:
         msg = f"{source}: no field {unknown[0]!r}; fields are {', '.join(COLUMNS)}."
+        raise ManifestError(msg)
+    if source.is_dir():
+        msg = f"{source}: a folder, and a manifest is a file. Name the table itself."
+        raise ManifestError(msg)
+    if source.suffix.lower() not in SUFFIXES:
+        came = source.suffix or "no suffix"
+        msg = f"{source}: a manifest is named {', '.join(SUFFIXES)}. Got {came}; save it as CSV, or as JSON lines."
         raise ManifestError(msg)
     if source.suffix.lower() in (".jsonl", ".ndjson"):
         objects = _json_lines(source)

@@ -211,8 +211,26 @@ def test_a_manifest_that_is_missing_or_no_text(tmp_path):
     (tmp_path / "own.jsonl").write_bytes(b"\xff\n")
     with pytest.raises(ManifestError, match=r"own\.jsonl: not UTF-8 text"):
         read_manifest(tmp_path / "own.jsonl")
-    with pytest.raises(ManifestError, match="no table that can be read"):
-        read_manifest(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ManifestError, match=r"folder\.csv: a folder, and a manifest is a file"):
+        read_manifest(tmp_path / "folder.csv")
+
+
+@pytest.mark.parametrize("name", ["own.xlsx", "own.json", "own"])
+def test_a_manifest_of_another_kind(write, name):
+    named = Path(name).suffix or "no suffix"
+    with pytest.raises(
+        ManifestError, match=rf"{name}: a manifest is named \.csv, \.tsv, .*Got {named}; save it as CSV"
+    ):
+        read_manifest(write(name, "path,label\na.wav,sad\n"))
+
+
+def test_many_unknown_labels_do_not_flood(write):
+    rows = "".join(f"{i}.wav,mood {i}\n" for i in range(300))
+    notes = read_manifest(write("own.csv", f"path,label\n{rows}", audio=["0.wav"])).notes
+    assert len(notes) == 1 + 10 + 1
+    assert notes[1] == "Label 'mood 0' of 1 utterances is unknown and kept as it is."
+    assert notes[-1] == "290 more labels are unknown and kept as they are."
 
 
 @pytest.mark.parametrize(
