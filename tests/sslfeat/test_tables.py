@@ -238,7 +238,10 @@ def test_sexes_are_counted_where_all_are_known_and_intensities_named():
 
 def test_a_corpus_names_where_its_facts_were_read():
     text = shown(describe_corpus(CORPORA["meld"], 80))
-    assert "read from        numbers per label and split:\n                 https://github.com/declare-lab/MELD\n" in text
+    assert (
+        "read from        numbers per label and split:\n                 https://github.com/declare-lab/MELD\n"
+        in text
+    )
     assert "https://github.com/declare-lab/MELD/issues/39\n" in text
     assert "read from" not in shown(describe_corpus(CORPORA["emovo"], 80))
 
