@@ -1,6 +1,6 @@
-"""Many small networks of one shape trained as one batched program, each exactly as if it were alone.
+"""Many small networks of one shape trained as one batched program, each as if it were alone.
 
-Stacked weights of shape ``(head, in, out)`` turn every layer into one batched product, forward and backward, and
+Stacked weights of shape ``(head, out, in)`` turn every layer into one batched product, forward and backward, and
 the optimiser into one call. Nothing is shared between heads: initial weights, order of the rows and dropout
 come from each head's own generators, batches are each head's own, and a head that stops early leaves the stack.
 """
@@ -8,7 +8,6 @@ come from each head's own generators, batches are each head's own, and a head th
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,73 +19,6 @@ from torch.optim.adamw import adamw
 from classify.heads import ACTIVATIONS, Head, Recipe, TrainedHead, layer_sizes, num_steps
 
 BATCH_NORM_MOMENTUM, BATCH_NORM_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's own
-
-
-class _Affine(torch.autograd.Function):
-    """``values @ weights.T + biases`` for every head by itself, over its own rows only.
-
-    A CPU's batched product depends in its last bits on the size of the batch, and Adam magnifies them where
-    gradients are small. A head's own product is the same in any company, and as fast. Gradients go into kept
-    buffers: to allocate them anew costs page faults.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        values: Tensor,
-        weights: Tensor,
-        biases: Tensor,
-        counts: list[int],
-        buffers: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        ctx.save_for_backward(values, weights)
-        ctx.counts, ctx.buffers = counts, buffers
-        outputs = values.new_empty(*values.shape[:2], weights.shape[1])
-        parts = zip(
-            _rows(values, counts), weights.mT.unbind(), biases.unbind(), _rows(outputs, counts), strict=True
-        )
-        for rows, weight, bias, output in parts:
-            torch.addmm(bias, rows, weight, out=output)
-        return _zero_rest(outputs, counts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        values, weights = ctx.saved_tensors
-        (upstream,) = gradients
-        to_weights, to_biases = ctx.buffers
-        parts = zip(
-            _rows(upstream, ctx.counts),
-            _rows(values, ctx.counts),
-            to_weights.unbind(),
-            to_biases.unbind(),
-            strict=True,
-        )
-        for above, rows, to_weight, to_bias in parts:
-            torch.mm(above.T, rows, out=to_weight)
-            torch.sum(above, 0, keepdim=True, out=to_bias)
-        if not ctx.needs_input_grad[0]:
-            return None, to_weights, to_biases, None, None
-        downstream = torch.empty_like(values)
-        for above, weight, below in zip(
-            _rows(upstream, ctx.counts), weights.unbind(), _rows(downstream, ctx.counts), strict=True
-        ):
-            torch.mm(above, weight, out=below)
-        return _zero_rest(downstream, ctx.counts), to_weights, to_biases, None, None
-
-
-def _rows(stacked: Tensor, counts: list[int]) -> list[Tensor]:
-    """Return each head's own rows."""
-    full = stacked.shape[1]
-    return [
-        part if count == full else part[:count] for part, count in zip(stacked.unbind(), counts, strict=True)
-    ]
-
-
-def _zero_rest(stacked: Tensor, counts: list[int]) -> Tensor:
-    for head, count in enumerate(counts):
-        if count < stacked.shape[1]:
-            stacked[head, count:] = 0
-    return stacked
 
 
 _Weights = tuple[list[NDArray[np.floating]], list[NDArray[np.floating]], NDArray[np.floating]]
@@ -128,8 +60,7 @@ class Stack:
         equal = np.zeros((len(self.heads), 1, self.recipe.num_layers))
         self.mixers = [self._parameter(equal)] if self.recipe.num_layers > 1 else []
         self.moments = [[torch.zeros_like(p, requires_grad=False) for p in self.parameters] for _ in range(2)]
-        self.updates = 0
-        self._prepare()
+        self.counters = [torch.zeros((), device=self.device) for _ in self.parameters]
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -137,26 +68,6 @@ class Stack:
         # Batch norm takes any bias before it out again: its gradient is pure rounding, which Adam would magnify.
         biases = self.biases[-1:] if self.recipe.batch_norm else self.biases
         return [*self.weights, *biases, *self.gains, *self.shifts, *self.mixers]
-
-    def _prepare(self) -> None:
-        """Make what every step uses again: buffers for gradients, and the tensors that the optimiser updates."""
-        self.buffers = [
-            (torch.empty_like(weight, requires_grad=False), torch.empty_like(bias, requires_grad=False))
-            for weight, bias in zip(self.weights, self.biases, strict=True)
-        ]
-        parameters = [parameter.detach() for parameter in self.parameters]
-        self.updated = [
-            tuple(self._views(tensors[part]) for tensors in (parameters, *self.moments))
-            for part in self._decayed_or_not
-        ]
-        self.counters = [
-            [torch.tensor(float(self.updates), device=self.device) for _ in views]
-            for views, _, _ in self.updated
-        ]
-
-    @property
-    def _decayed_or_not(self) -> tuple[slice, slice]:
-        return slice(len(self.weights)), slice(len(self.weights), None)
 
     def _parameter(self, values: NDArray[np.floating]) -> Tensor:
         return torch.tensor(values, dtype=self.dtype, device=self.device).requires_grad_()
@@ -203,10 +114,11 @@ class Stack:
                     stopped.append(place)
             if stopped:
                 done.update((alive[place], best[alive[place]]) for place in stopped)
-                self._keep([place for place in range(len(alive)) if place not in stopped])
-                alive = [i for i in alive if i not in done]
-            if not alive:
-                break
+                staying = [place for place, i in enumerate(alive) if i not in done]
+                alive = [alive[place] for place in staying]
+                if not alive:
+                    break
+                self._keep(staying)
         done.update((i, best[i] if recipe.patience else self._numpy(place)) for place, i in enumerate(alive))
         return [
             TrainedHead(
@@ -221,13 +133,13 @@ class Stack:
         ]
 
     def _epoch(self, alive: list[int]) -> list[float]:
-        order, shares, counts = self._batches(alive)
+        order, shares = self._batches(alive)
         masks = self._dropout_masks(alive)
         total = torch.zeros(len(alive), dtype=self.dtype, device=self.device)
         for step in range(self.steps):
             rows = order[step]  # (head, batch)
             features = self.features.index_select(0, rows.flatten()).view(*rows.shape, -1)
-            outputs = self._forward(features, [mask[step] for mask in masks], shares[step], counts[step])
+            outputs = self._forward(features, [mask[step] for mask in masks], shares[step])
             row_losses = functional.cross_entropy(
                 outputs.flatten(0, 1), self.targets[rows].flatten(), reduction="none"
             ).view_as(rows)
@@ -241,16 +153,17 @@ class Stack:
     @torch.no_grad()
     def _update(self, gradients: Sequence[Tensor]) -> None:
         """Take one step of AdamW, which decays weights only."""
-        decays = (self.recipe.weight_decay, 0.0)
-        groups = zip(self._decayed_or_not, self.updated, self.counters, decays, strict=True)
-        for part, (parameters, first, second), counters, decay in groups:
+        # The fused kernel walks through memory: gradients must lie there as their parameters do.
+        gradients = [gradient.contiguous() for gradient in gradients]
+        weights = slice(len(self.weights))
+        for part, decay in ((weights, self.recipe.weight_decay), (slice(weights.stop, None), 0.0)):
             adamw(
-                parameters,
-                self._views(gradients[part]),
-                first,
-                second,
+                self.parameters[part],
+                gradients[part],
+                self.moments[0][part],
+                self.moments[1][part],
                 max_exp_avg_sqs=[],
-                state_steps=counters,  # adamw counts them up
+                state_steps=self.counters[part],  # adamw counts them up
                 fused=True,
                 amsgrad=False,
                 beta1=0.9,
@@ -260,16 +173,9 @@ class Stack:
                 eps=1e-8,
                 maximize=False,
             )
-        self.updates += 1
 
-    def _views(self, stacked: Sequence[Tensor]) -> list[Tensor]:
-        if self.device.type != "cpu":
-            return list(stacked)
-        # A vectorised loop rounds its last few elements differently: no loop may run over two heads.
-        return [view for tensor in stacked for view in tensor.unbind()]
-
-    def _batches(self, alive: list[int]) -> tuple[Tensor, Tensor, list[list[int]]]:
-        """Return row indices, each row's share of its batch's loss, both (step, head, batch), and rows per (step, head).
+    def _batches(self, alive: list[int]) -> tuple[Tensor, Tensor]:
+        """Return row indices and each row's share of its batch's loss, both (step, head, batch).
 
         A batch with fewer rows ends in rows of share 0.
         """
@@ -282,8 +188,7 @@ class Stack:
             for step, batch in enumerate(batches):
                 order[step, place, : len(batch)] = batch + self.offsets[i]
                 shares[step, place, : len(batch)] = weights[batch] / weights[batch].sum()
-        counts: list[list[int]] = (shares > 0).sum(2).tolist()
-        return torch.from_numpy(order).to(self.device), self._tensor(shares), counts
+        return torch.from_numpy(order).to(self.device), self._tensor(shares)
 
     def _dropout_masks(self, alive: list[int]) -> list[Tensor]:
         """Return one mask per hidden layer, (step, head, batch, size), drawn in the head's own amounts."""
@@ -300,61 +205,29 @@ class Stack:
             masks.append(mask)
         return masks
 
-    def _forward(
-        self, values: Tensor, masks: Sequence[Tensor], shares: Tensor, rows_of_heads: list[int]
-    ) -> Tensor:
+    def _forward(self, values: Tensor, masks: Sequence[Tensor], shares: Tensor) -> Tensor:
         activation = ACTIVATIONS[self.recipe.activation]
-        counts = rows_of_heads if self.device.type == "cpu" else None
-        if self.mixers:
-            values = self._mix(values, counts)
+        if self.mixers:  # from (head, batch, layer * size) to (head, batch, size)
+            layers = values.view(*values.shape[:-1], self.recipe.num_layers, -1)
+            values = (self.mixers[0].softmax(-1).unsqueeze(1) @ layers).squeeze(2)
         for layer in range(len(self.sizes) - 2):
-            values = self._affine(layer, values, counts)  # (head, batch, size)
+            values = torch.baddbmm(self.biases[layer], values, self.weights[layer].mT)  # (head, batch, size)
             if self.recipe.batch_norm:
-                values = self._normalise(layer, values, shares[..., None], counts)
+                values = self._normalise(layer, values, shares[..., None])
             values = activation(values)
             if masks:
                 values = values * masks[layer]
-        return self._affine(len(self.sizes) - 2, values, counts)
+        return torch.baddbmm(self.biases[-1], values, self.weights[-1].mT)
 
-    def _mix(self, values: Tensor, counts: list[int] | None) -> Tensor:
-        """Return the weighted sum over layers, from (head, batch, layer * size) to (head, batch, size)."""
-        values = values.reshape(*values.shape[:-1], self.recipe.num_layers, -1)
-        mixer = self.mixers[0].softmax(-1)  # (head, 1, layer)
-        if counts is None:
-            return (mixer.unsqueeze(1) @ values).squeeze(2)
-        # Each head over its own rows, as in _Affine.
-        parts = [
-            (weights @ rows).squeeze(1)
-            for weights, rows in zip(mixer.unbind(), _rows(values, counts), strict=True)
-        ]
-        return torch.stack([functional.pad(part, (0, 0, 0, values.shape[1] - len(part))) for part in parts])
-
-    def _affine(self, layer: int, values: Tensor, counts: list[int] | None) -> Tensor:
-        weights, biases = self.weights[layer], self.biases[layer]
-        if counts is None:
-            return torch.baddbmm(biases, values, weights.mT)
-        outputs: Tensor = _Affine.apply(values, weights, biases, counts, self.buffers[layer])  # type: ignore[no-untyped-call]
-        return outputs
-
-    def _normalise(self, layer: int, values: Tensor, shares: Tensor, counts: list[int] | None) -> Tensor:
-        if counts is None:
-            return self._normalised(layer, slice(None), values, shares)
-        parts = [
-            self._normalised(layer, head, values[head, :count], shares[head, :count])
-            for head, count in enumerate(counts)
-        ]
-        return torch.stack([functional.pad(part, (0, 0, 0, values.shape[1] - len(part))) for part in parts])
-
-    def _normalised(self, layer: int, heads: int | slice, values: Tensor, shares: Tensor) -> Tensor:
+    def _normalise(self, layer: int, values: Tensor, shares: Tensor) -> Tensor:
         # Rows count by their weight, as in the loss, so that a row of weight 2 is as good as two rows.
         mean = (values * shares).sum(-2, keepdim=True)
         centred = values - mean
         variance = (centred.square() * shares).sum(-2, keepdim=True)
         with torch.no_grad():
-            self.means[layer][heads].lerp_(mean, BATCH_NORM_MOMENTUM)
-            self.variances[layer][heads].lerp_(variance, BATCH_NORM_MOMENTUM)
-        scale = torch.rsqrt(variance + BATCH_NORM_EPS) * self.gains[layer][heads]
-        return centred * scale + self.shifts[layer][heads]
+            self.means[layer].lerp_(mean, BATCH_NORM_MOMENTUM)
+            self.variances[layer].lerp_(variance, BATCH_NORM_MOMENTUM)
+        return centred * torch.rsqrt(variance + BATCH_NORM_EPS) * self.gains[layer] + self.shifts[layer]
 
     @torch.no_grad()
     def _validate(self, place: int, i: int) -> float:
@@ -399,6 +272,5 @@ class Stack:
         for parameter in {*self.parameters, *self.biases}:
             parameter.data = parameter.data[places]
         self.moments = [[moment[places] for moment in moments] for moments in self.moments]
-        self._prepare()
         self.means = [mean[places] for mean in self.means]
         self.variances = [variance[places] for variance in self.variances]

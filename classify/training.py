@@ -1,4 +1,4 @@
-"""Train many heads: grouped by shape, each group one batched program."""
+"""Train many heads: one after the other on a CPU, grouped by shape on a GPU, each group one batched program."""
 
 import contextlib
 import itertools
@@ -9,24 +9,29 @@ import numpy as np
 import torch
 
 from classify.heads import Head, Recipe, TrainedHead, layer_sizes, num_steps
+from classify.solo import Solo
 from classify.stack import Stack
 
-# On a CPU a group's weights, gradients and moments should stay in the last-level cache; a GPU needs width instead.
-CPU_GROUP_BYTES = 16 * 2**20
-GPU_GROUP_BYTES = 4 * 2**30
+GROUP_BYTES = 4 * 2**30  # of weights, gradients, moments and features that a GPU trains at once
 MULTITHREADED_PRODUCTS = 2**26  # multiplications in one head's largest layer and batch
 
 
 def train_heads(recipe: Recipe, heads: Sequence[Head], *, device: str = "cpu") -> list[TrainedHead]:
     """Train every head and return the results in the same order.
 
-    Heads of one shape and number of steps per epoch run in lockstep; how they are grouped changes no result
-    beyond rounding.
+    On a CPU a core's cache holds one head, and the products of a batch fill the core: to train several at once would only
+    be slower. A GPU needs width: heads of one shape and number of steps per epoch run there in lockstep, and how
+    they are grouped changes no result beyond rounding.
     """
     trained: dict[int, TrainedHead] = {}
-    for group in _groups(recipe, heads, device):
-        stack = Stack(recipe, [heads[i] for i in group], torch.device(device))
-        with _single_thread(stack.products):
+    if torch.device(device).type == "cpu":
+        for i, head in enumerate(heads):
+            solo = Solo(recipe, head)
+            with _single_thread(solo.products):
+                trained[i] = solo.train()[0]
+    else:
+        for group in _groups(recipe, heads):
+            stack = Stack(recipe, [heads[i] for i in group], torch.device(device))
             trained.update(zip(group, stack.train(), strict=True))
     return [trained[i] for i in range(len(heads))]
 
@@ -60,7 +65,7 @@ def require_device(device: str) -> None:
         raise ValueError(msg) from error
 
 
-def _groups(recipe: Recipe, heads: Sequence[Head], device: str) -> Iterator[list[int]]:
+def _groups(recipe: Recipe, heads: Sequence[Head]) -> Iterator[list[int]]:
     lockstep: dict[tuple[object, ...], list[int]] = {}
     for i, head in enumerate(heads):
         rows, size = head.training.features.shape
@@ -70,10 +75,6 @@ def _groups(recipe: Recipe, heads: Sequence[Head], device: str) -> Iterator[list
         first = heads[members[0]].training.features
         sizes = layer_sizes(recipe, heads[members[0]])
         weights = sum(a * b for a, b in itertools.pairwise(sizes)) * first.itemsize
-        if torch.device(device).type == "cpu":
-            width = CPU_GROUP_BYTES // (4 * weights)  # weights, gradients, two moments
-        else:
-            width = GPU_GROUP_BYTES // (6 * weights + first.nbytes)
-        width = max(1, int(width))
+        width = max(1, GROUP_BYTES // (6 * weights + first.nbytes))
         # Equal parts, so that the last group is not a narrow rest.
         yield from (list(part) for part in np.array_split(members, math.ceil(len(members) / width)))
