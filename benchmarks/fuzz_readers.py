@@ -87,7 +87,10 @@ def write_container(path: Path, wave: "np.typing.NDArray[np.float32]") -> None:
                 container.mux(pictures.encode(picture))
             container.mux(pictures.encode(None))
         sound = av.AudioFrame.from_ndarray(wave[None], format="flt", layout="mono")
-        sound.sample_rate = 16_000
+        sound.sample_rate, sound.pts = (
+            16_000,
+            0,
+        )  # so that the container says how much of the start is padding
         container.mux(audio.encode(sound))
         container.mux(audio.encode(None))
 

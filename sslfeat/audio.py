@@ -137,7 +137,8 @@ def decode(
     channel : int or "mean"
         The channel to take, from 0, or the mean of all.
     start, end : float
-        The segment in seconds, cut at the nearest samples of the file; only it is read.
+        The segment in seconds, cut at the nearest samples of the file; only it is read. Matroska counts time in
+        milliseconds, and is cut within one.
     min_samples : int
         The least length of the result, in samples: 400 are one frame of a Wav2Vec2 encoder.
 

@@ -493,7 +493,7 @@ def write_container(path, rate=44_100, codec="aac", **tags):
         container.metadata.update(tags)
         track = container.add_stream(codec, rate=rate, layout="mono")
         frame = av.AudioFrame.from_ndarray(tone[None], format="flt", layout="mono")
-        frame.sample_rate = rate
+        frame.sample_rate, frame.pts = rate, 0  # so that the container says how much of the start is padding
         for packet in [*track.encode(frame), *track.encode(None)]:
             container.mux(packet)
     return path
@@ -525,6 +525,8 @@ def test_real_containers(tmp_path, suffix):
     assert whole.native_sample_rate == rate
     assert abs(len(whole.waveform) - 32_000) <= 1_024
     assert len(part.waveform) == 16_000
+    tone = 0.4 * np.sin(2 * math.pi * 440 * np.arange(32_000) / 16_000)
+    np.testing.assert_allclose(whole.waveform[2_000:30_000], tone[2_000:30_000], atol=0.02)
     np.testing.assert_allclose(part.waveform[100:-100], whole.waveform[8_100:23_900], atol=1e-3)
     (tmp_path / "cut.mp4").write_bytes((tmp_path / f"a.{suffix}").read_bytes()[:200])
     with pytest.raises(AudioError, match=r"cut\.mp4: "):
