@@ -90,12 +90,12 @@ def shemo_listed(root: Path) -> Annotations:
 
 
 def shemo_corrected(root: Path) -> Annotations:
-    """Take the labels of ``modified_shemo.json`` (arXiv 2211.09956): ``{"F21N05.wav": {"emotion": "neutral", ...}}``.
+    """Take the labels of ``modified_shemo.json``, later ``mShEMO.json``: ``{"F21N05.wav": {"emotion": "neutral", ...}}``.
 
-    The README of github.com/aliyzd95/modified_shemo describes it: the key is the audio's name, ``emotion`` the label of the
-    transcript that an ASR system found to belong to it.
+    arXiv 2211.09956 and the README of github.com/aliyzd95/modified_shemo describe it: the key is the audio's name, ``emotion``
+    the label of the transcript that an ASR system found to belong to it.
     """
-    table = _find(root, "modified_shemo.json", needed_for="holds the corrected labels")
+    table = _find(root, "modified_shemo.json", "mShEMO.json", needed_for="holds the corrected labels")
     codes = {"anger": "A", "fear": "F", "happiness": "H", "neutral": "N", "sadness": "S", "surprise": "W"}
     labels = {}
     for name, entry in _json(table).items():
@@ -108,7 +108,7 @@ def shemo_corrected(root: Path) -> Annotations:
         complete=lambda path, fields: (
             fields | {"label": labels[fields["stem"]]} if fields["stem"] in labels else None
         ),
-        left_out="modified_shemo.json has no label for them",
+        left_out=f"{table.name} has no label for them",
     )
 
 

@@ -567,7 +567,7 @@ _VARIANTS = (
         num_files=2838,
         hours=3.3,
         annotate=annotations.shemo_listed,
-        remarks=("Needs shemo.json of github.com/mansourehk/ShEMO in the folder.",),
+        remarks=("Needs shemo.json of github.com/pariajm/sharif-emotional-speech-dataset in the folder.",),
     ),
     _variant(
         "shemo-corrected",
@@ -575,7 +575,9 @@ _VARIANTS = (
         title="ShEMO, with 163 labels corrected (arXiv 2211.09956)",
         counts={"N": 1160, "A": 1042, "S": 361, "H": 203, "W": 202, "F": 32},
         annotate=annotations.shemo_corrected,
-        remarks=("Needs modified_shemo.json of github.com/aliyzd95/ShEMO-Modification in the folder.",),
+        remarks=(
+            "Needs modified_shemo.json or mShEMO.json of github.com/aliyzd95/modified_shemo in the folder.",
+        ),
     ),
     _variant(
         "crema-d-voice",

@@ -20,7 +20,7 @@ from typing import Any
 
 from cache.schema import Utterance
 from sslfeat.corpora import SEXES, CorpusError, CorpusListing
-from sslfeat.labels import harmonise, nearest
+from sslfeat.labels import harmonise, unknown_labels
 
 # Field -> the column names it is guessed from, best first; case, spaces and hyphens don't matter. EmoBox's JSONL
 # (key, wav, emo, spk, dataset) and MSP-Podcast's consensus table are among them.
@@ -128,8 +128,8 @@ def listing_of(
         raise ManifestError(msg)
     words = Counter(utterance.native_label for utterance in utterances)
     unknown = [word for word in words if word and not harmonise(word)]
-    for word in unknown[:NUM_TOLD]:
-        hint = f"; the nearest known is {nearest(word)!r}" if nearest(word) else ""
+    for word, close in unknown_labels(unknown[:NUM_TOLD]).items():
+        hint = f"; the nearest known is {close!r}" if close else ""
         notes.append(f"Label {word!r} of {words[word]} utterances is unknown and kept as it is{hint}.")
     if more := unknown[NUM_TOLD:]:
         notes.append(f"{len(more)} more labels are unknown and kept as they are.")

@@ -756,6 +756,15 @@ def test_meld_keeps_the_plain_name_of_a_turn_that_comes_twice(read, tmp_path):
     assert utterances[1].path == f"{folder}/final_videos_testdia0_utt1.mp4"
 
 
+def test_the_corrections_of_shemo_go_by_a_newer_name_too(read):
+    tree = shemo_corrected()
+    listing = read(
+        dataclasses.replace(tree, tables={"mShEMO.json": tree.tables["modified_shemo.json"]}),
+        "shemo-corrected",
+    )
+    assert listing.is_complete
+
+
 def test_shemo_json_is_a_list_in_its_older_form(read):
     tree = shemo_2838()
     older = [{"id": name, "emotion": "any"} for name in json.loads(tree.tables["shemo.json"])]
@@ -811,7 +820,7 @@ def test_a_table_beside_the_audio_folder_is_found(tmp_path, monkeypatch):
     ("key", "message"),
     [
         ("shemo-2838", r"no shemo\.json in it or beside it, which lists the files"),
-        ("shemo-corrected", r"no modified_shemo\.json in it"),
+        ("shemo-corrected", r"no modified_shemo\.json or mShEMO\.json in it"),
         ("crema-d-voice", r"no summaryTable\.csv in it"),
         ("iemocap", r"no Session\*/dialog/EmoEvaluation/\*\.txt in it"),
         ("msp-podcast", r"no labels_consensus\.csv or labels_consensus\.json or .* in it"),
