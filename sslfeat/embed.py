@@ -1,10 +1,13 @@
 """Waveforms in, pooled layers out: in batches that fit into memory, each utterance checked on its own."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +19,10 @@ from sslfeat.encoder import Encoder, exact_products
 from sslfeat.pooling import pool
 
 # Small batches of near-equal length win on a CPU, large ones on a GPU.
-BATCH_SECONDS = {"cpu": 12.0, "cuda": 320.0}
+BATCH_SECONDS = {"cpu": 6.0, "cuda": 320.0, "mps": 60.0}
+
+# While one batch of a GPU waits for its copy to the host, the next one is under way.
+_GPU_LANES = 2
 
 _WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32"}
 
@@ -87,30 +93,59 @@ def embed_batches(
     batches = deque(
         make_batches(lengths, max_padded_samples=budget.max_padded_samples, equal_lengths=not encoder.pads)
     )
-    while batches:
-        batch = batches.popleft()
-        num_padded = lengths[batch[0]] * len(batch)
-        if len(batch) > 1 and num_padded > budget.max_padded_samples:
-            half = len(batch) // 2
-            batches.extendleft((batch[half:], batch[:half]))
-            continue
-        # The batch is tried again outside the handler, which holds on to the memory of the first attempt.
-        found = None
+    waiting: deque[tuple[list[int], Future[list[Embedded] | None]]] = deque()
+    with exact_products(), _lanes(encoder) as (num_lanes, submit):
+        while batches or waiting:
+            while batches and len(waiting) < num_lanes:
+                batch = batches.popleft()
+                if len(batch) > 1 and lengths[batch[0]] * len(batch) > budget.max_padded_samples:
+                    half = len(batch) // 2
+                    batches.extendleft((batch[half:], batch[:half]))
+                    continue
+                own = [waveforms[index] for index in batch]
+                waiting.append((batch, submit(_embed, encoder, spec, batch, own)))
+            batch, future = waiting.popleft()
+            found = future.result()
+            if found is not None:
+                yield found
+            elif len(batch) == 1:
+                seconds = lengths[batch[0]] / spec.sample_rate
+                reason = f"{seconds:.0f} s of audio don't fit into the memory of {encoder.device}; cut the file into shorter ones."
+                yield [Embedded(index=batch[0], reason=reason)]
+            else:
+                smaller = lengths[batch[0]] * len(batch) // 2
+                budget.max_padded_samples = min(budget.max_padded_samples, smaller)
+                torch.cuda.empty_cache()
+                batches.appendleft(batch)
+
+
+@contextlib.contextmanager
+def _lanes(encoder: Encoder) -> Iterator[tuple[int, Callable[..., Future[list[Embedded] | None]]]]:
+    """Give so many threads that encode at once, and what hands one a batch.
+
+    On a CPU every core has a batch of its own: cores that share each product wait for each other between products.
+    """
+    is_cpu = encoder.device.type == "cpu"
+    num_threads = torch.get_num_threads()
+    num_lanes = num_threads if is_cpu else _GPU_LANES
+    with ThreadPoolExecutor(num_lanes, thread_name_prefix="encode") as threads:
+
+        def submit(*call: Any) -> Future[list[Embedded] | None]:
+            if is_cpu:
+                # The number is a thread's own, but new threads take the last one that was set anywhere.
+                return threads.submit(_alone, *call)
+            return threads.submit(*call)
+
         try:
-            found = _embed(encoder, spec, batch, [waveforms[index] for index in batch])
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-        if found is not None:
-            yield found
-        elif len(batch) == 1:
-            seconds = num_padded / spec.sample_rate
-            reason = f"{seconds:.0f} s of audio don't fit into the memory of {encoder.device}; cut the file into shorter ones."
-            yield [Embedded(index=batch[0], reason=reason)]
-        else:
-            budget.max_padded_samples = num_padded // 2
-            torch.cuda.empty_cache()
-            batches.appendleft(batch)
+            yield num_lanes, submit
+        finally:
+            threads.shutdown(cancel_futures=True)
+            torch.set_num_threads(num_threads)
+
+
+def _alone(call: Callable[..., list[Embedded] | None], *args: Any) -> list[Embedded] | None:
+    torch.set_num_threads(1)
+    return call(*args)
 
 
 def embed_all(
@@ -121,22 +156,34 @@ def embed_all(
     return sorted(itertools.chain.from_iterable(batches), key=attrgetter("index"))
 
 
-@torch.inference_mode()
 def _embed(
+    encoder: Encoder, spec: FeatureSpec, batch: Sequence[int], waveforms: Sequence[NDArray[np.float32]]
+) -> list[Embedded] | None:
+    """Embed one batch; None where memory doesn't hold it."""
+    try:
+        return _embed_batch(encoder, spec, batch, waveforms)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+    # Returned outside the handler, which holds on to the memory of the attempt.
+    return None
+
+
+@torch.inference_mode()
+def _embed_batch(
     encoder: Encoder, spec: FeatureSpec, batch: Sequence[int], waveforms: Sequence[NDArray[np.float32]]
 ) -> list[Embedded]:
     pooled: dict[str, list[torch.Tensor]] = {name: [] for name in spec.pooling}
     frames: list[torch.Tensor] = []
-    with exact_products():
-        counts, states = encoder.encode(waveforms)
-        for layer, hidden in enumerate(states):
-            if layer in spec.layers:
-                for name, vectors in pool(hidden, counts, spec.pooling).items():
-                    pooled[name].append(vectors)
-                if spec.frames:
-                    frames.append(hidden.float())
-            if layer == spec.layers[-1]:
-                break
+    counts, states = encoder.encode(waveforms)
+    for layer, hidden in enumerate(states):
+        if layer in spec.layers:
+            for name, vectors in pool(hidden, counts, spec.pooling).items():
+                pooled[name].append(vectors)
+            if spec.frames:
+                frames.append(hidden.float())
+        if layer == spec.layers[-1]:
+            break
     arrays = {name: torch.stack(vectors, 1).cpu().numpy() for name, vectors in pooled.items()}
     kept = torch.stack(frames, 1).cpu().numpy() if frames else None  # (utterance, layer, frame, hidden)
     found = []

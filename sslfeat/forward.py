@@ -7,7 +7,8 @@ batch then differs from the same row alone only in the order of float additions.
 
 Activations are (utterance, frame, channel) throughout, so that each strided convolution is a matrix product on
 a view. Every stage halves the padded frames exactly; frames past an utterance's true count hold finite numbers
-that no valid frame ever reads.
+that no valid frame ever reads. On a CPU the convolutions run in tiles of an utterance, which stay in its cache and
+keep the memory of long audio small; on a GPU over the whole batch at once.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,6 +21,11 @@ from torch.nn import functional as F
 _FIRST_STRIDE = 5
 _LATER_STRIDE = 2
 _LATER_KERNELS = (2, 3)
+
+# Frames that the convolutions make at once on a CPU: 17 MB of activations at the base models' 512 channels.
+_TILE_FRAMES = 128
+# What a stage reads past the frames that it makes, in frames of the last stage.
+_MARGIN_FRAMES = 2
 
 
 def supports(config: Any) -> bool:
@@ -56,6 +62,7 @@ class Wav2Vec2Forward:
             msg = f"architecture {config.model_type!r} with this configuration has parts that this pass lacks"
             raise ValueError(msg)
         self.dtype = dtype
+        self.tile_frames = _TILE_FRAMES if model.device.type == "cpu" else None
         self.kernels = tuple(config.conv_kernel)
         self.strides = tuple(config.conv_stride)
         self.stable = bool(config.do_stable_layer_norm)
@@ -87,7 +94,7 @@ class Wav2Vec2Forward:
         group norm, and every stage halves without a remainder.
         """
         frame_shift = _FIRST_STRIDE * int(_LATER_STRIDE ** len(self._convs))
-        return (num_frames + 2) * frame_shift + _FIRST_STRIDE
+        return (num_frames + _MARGIN_FRAMES) * frame_shift + _FIRST_STRIDE
 
     def __call__(self, waveforms: Tensor, num_samples: Tensor) -> Iterator[Tensor]:
         """Yield layer 0, 1, ..., the last, each (utterance, frame, hidden size).
@@ -105,16 +112,14 @@ class Wav2Vec2Forward:
         layer norm where the architecture has one. Frames past ``num_frames(num_samples)`` mean nothing.
         """
         num_frames = self.num_frames(num_samples)
-        x = self._first(waveforms, num_samples)  # (utterance, frame, channel)
-        for conv in self._convs:
-            x = conv(x)
+        x = self._convolve(waveforms, num_samples, num_frames)  # (utterance, frame, channel)
         if self._projection_norm is not None:
             x = self._projection_norm(x)
         x = self._projection(x)
         valid = torch.arange(x.shape[1], device=x.device) < num_frames[:, None]
         # A zero frame is what the positional convolution sees past the end of a lone utterance.
-        x = x.masked_fill(~valid[:, :, None], 0)
-        x = x + self._positional(x)
+        x = x.masked_fill_(~valid[:, :, None], 0)
+        x = self._positional(x).add_(x)
         if not self.stable:
             x = self._norm(x)
         yield x
@@ -124,6 +129,28 @@ class Wav2Vec2Forward:
             yield x
         x = self._blocks[-1](x, mask)
         yield self._norm(x) if self.stable else x
+
+    def _convolve(self, waveforms: Tensor, num_samples: Tensor, num_frames: Tensor) -> Tensor:
+        windows, weight, bias = self._first.prepare(waveforms, num_samples)
+        if self.tile_frames is None:
+            return self._later(self._first(windows, weight, bias))
+        rows_a_frame = _LATER_STRIDE ** len(self._convs)
+        x = waveforms.new_zeros(
+            len(waveforms), int(num_frames.max()), self._convs[-1].num_channels, dtype=self.dtype
+        )
+        for row, count in enumerate(num_frames.tolist()):
+            one = slice(row, row + 1)
+            for begin in range(0, count, self.tile_frames):
+                size = min(self.tile_frames, count - begin)
+                read = slice(begin * rows_a_frame, (begin + size + _MARGIN_FRAMES) * rows_a_frame)
+                first = self._first(windows[one, read], weight[one], bias[one])
+                x[row, begin : begin + size] = self._later(first)[0, :size]
+        return x
+
+    def _later(self, x: Tensor) -> Tensor:
+        for conv in self._convs:
+            x = conv(x)
+        return x
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.dtype).contiguous()
@@ -148,7 +175,7 @@ class Wav2Vec2Forward:
         qkv = self._linear(attention.q_proj, attention.k_proj, attention.v_proj)
         out = self._linear(attention.out_proj)
         widen = self._linear(feed_forward.intermediate_dense)
-        activation = feed_forward.intermediate_act_fn
+        activation = _activation(feed_forward.intermediate_act_fn)
         narrow = self._linear(feed_forward.output_dense)
         attention_norm = self._layer_norm(block.layer_norm)
         final_norm = self._layer_norm(block.final_layer_norm)
@@ -164,12 +191,12 @@ class Wav2Vec2Forward:
             return narrow(activation(widen(x)))
 
         def norm_after(x: Tensor, mask: Tensor | None) -> Tensor:
-            x = attention_norm(x + attend(x, mask))
-            return final_norm(x + feed(x))
+            x = attention_norm(attend(x, mask).add_(x))
+            return final_norm(feed(x).add_(x))
 
         def norm_before(x: Tensor, mask: Tensor | None) -> Tensor:
-            x = x + attend(attention_norm(x), mask)
-            return x + feed(final_norm(x))
+            x = attend(attention_norm(x), mask).add_(x)
+            return feed(final_norm(x)).add_(x)
 
         return norm_before if self.stable else norm_after
 
@@ -184,7 +211,7 @@ class _FirstConv:
 
     def __init__(self, conv: Any, cast: Callable[[Tensor], Tensor]) -> None:
         self.cast = cast
-        self.activation = conv.activation
+        self.activation = _activation(conv.activation)
         weight = conv.conv.weight.detach()[:, 0]  # (channel, tap)
         norm = conv.layer_norm
         self.is_group_norm = isinstance(norm, nn.GroupNorm)
@@ -195,17 +222,23 @@ class _FirstConv:
         self.bias = (torch.zeros_like(self.weight[:, 0]) if bias is None else bias.detach()).to(precise)
         self.gain, self.shift = norm.weight.detach().to(precise), norm.bias.detach().to(precise)
 
-    def __call__(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        kernel = self.weight.shape[1]
-        windows = waveforms.unfold(1, kernel, _FIRST_STRIDE)  # (utterance, frame, tap), a view
+    def prepare(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return windows (utterance, frame, tap), a view, with each utterance's weight and bias for them.
+
+        The weight is (utterance, tap, channel), the bias (utterance, 1, channel).
+        """
+        windows = waveforms.unfold(1, self.weight.shape[1], _FIRST_STRIDE)
         if self.is_group_norm:
             weight, bias = self._fold(windows, num_samples)
-            x = torch.baddbmm(self.cast(bias)[:, None], self.cast(windows), self.cast(weight))
-        else:
-            x = F.linear(self.cast(windows), self.weight, self.bias)
+            return windows, self.cast(weight), self.cast(bias)[:, None]
+        size = len(waveforms)
+        return windows, self.weight.T.expand(size, -1, -1), self.bias.expand(size, 1, -1)
+
+    def __call__(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x = torch.baddbmm(bias, self.cast(windows), weight)
+        if not self.is_group_norm:
             x = F.layer_norm(x, x.shape[-1:], self.gain, self.shift, self.eps)
-        activated: Tensor = self.activation(x)
-        return activated
+        return self.activation(x)
 
     def _fold(self, windows: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return each utterance's weight (utterance, tap, channel) and bias (utterance, channel), float64."""
@@ -229,12 +262,13 @@ class _StridedConv:
     def __init__(self, conv: Any, cast: Callable[[Tensor], Tensor]) -> None:
         weight = conv.conv.weight  # (channel out, channel in, tap)
         taps = weight.permute(2, 1, 0)
+        self.num_channels = weight.shape[0]
         self.pair = cast(taps[:2].reshape(-1, weight.shape[0]))  # (2 x channel in, channel out)
         self.third = cast(taps[2]) if weight.shape[2] == 3 else None
         self.bias = None if conv.conv.bias is None else cast(conv.conv.bias)
         norm = getattr(conv, "layer_norm", None)
         self.norm = None if norm is None else (cast(norm.weight), cast(norm.bias), norm.eps)
-        self.activation = conv.activation
+        self.activation = _activation(conv.activation)
 
     def __call__(self, x: Tensor) -> Tensor:
         size, frames, channels = x.shape
@@ -248,8 +282,7 @@ class _StridedConv:
         if self.norm is not None:
             weight, bias, eps = self.norm
             y = F.layer_norm(y, weight.shape, weight, bias, eps)
-        activated: Tensor = self.activation(y)
-        return activated
+        return self.activation(y)
 
 
 class _PositionalConv:
@@ -259,10 +292,17 @@ class _PositionalConv:
         conv = embedding.conv
         self.weight, self.bias = cast(conv.weight), cast(conv.bias)
         self.groups, self.kernel = conv.groups, conv.kernel_size[0]
-        self.activation = embedding.activation
+        self.activation = _activation(embedding.activation)
 
     def __call__(self, x: Tensor) -> Tensor:
         y = F.conv1d(x.transpose(1, 2), self.weight, self.bias, padding=self.kernel // 2, groups=self.groups)
         # An even kernel makes one frame too many.
-        activated: Tensor = self.activation(y[:, :, : x.shape[1]]).transpose(1, 2)
-        return activated
+        return self.activation(y[:, :, : x.shape[1]]).transpose(1, 2)
+
+
+def _activation(module: Any) -> Callable[[Tensor], Tensor]:
+    """Return a module's activation; it may overwrite what it is given, which spares a pass over the memory."""
+    # transformers' exact GELU is a module around torch's function.
+    if getattr(module, "act", None) is F.gelu:
+        return torch.ops.aten.gelu_
+    return module  # type: ignore[no-any-return]

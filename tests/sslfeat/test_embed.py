@@ -1,5 +1,7 @@
 """Embedding waveforms in batches: against numpy, and where memory or range end."""
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -181,3 +183,40 @@ def test_overflow_names_the_layer_and_spares_the_others(
         found = embed_all(encoder, encoder.spec(**options), make_waveforms(500, 9_000), Budget(10**6))
         assert [one.reason for one in found] == ["", reason]
     assert not embed_all(encoder, encoder.spec(layers=[0]), make_waveforms(9_000), Budget(1))[0].reason
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_lanes_change_no_number(encoder: Encoder, two_threads: None) -> None:
+    spec, waveforms = encoder.spec(pooling=("mean", "std")), make_waveforms(*LENGTHS)
+    found = embed_all(encoder, spec, waveforms, Budget(13_000))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    for one, alone in zip(found, embed_all(encoder, spec, waveforms, Budget(13_000)), strict=True):
+        for name in spec.pooling:
+            np.testing.assert_array_equal(one.pooled[name], alone.pooled[name])
+
+
+def test_lanes_that_run_out_of_memory_together_are_all_halved(
+    encoder: Encoder, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(12_000)
+    limit(encoder, 7_000, MemoryError(), monkeypatch)
+    found = embed_all(encoder, encoder.spec(), make_waveforms(*[3_000] * 8), budget)
+    assert [one.index for one in found] == list(range(8))
+    assert not any(one.reason for one in found)
+    assert budget.max_padded_samples == 6_000
+
+
+def test_threads_are_given_back_where_the_caller_stops(encoder: Encoder, two_threads: None) -> None:
+    batches = embed_batches(encoder, encoder.spec(), make_waveforms(*LENGTHS), Budget(5_000))
+    next(batches)
+    batches.close()
+    assert torch.get_num_threads() == 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]

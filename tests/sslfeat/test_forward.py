@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.activations import ACT2FN
 
-from sslfeat.forward import Wav2Vec2Forward, supports
+from sslfeat.forward import Wav2Vec2Forward, _activation, supports
 
 _GROUP: dict[str, Any] = {"feat_extract_norm": "group", "conv_bias": False, "do_stable_layer_norm": False}
 _LAYER: dict[str, Any] = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
@@ -96,6 +97,25 @@ def test_a_minute_beside_one_frame(name: str) -> None:
     waveforms = make_waveforms(400, 960_000)
     for waveform, layers in zip(waveforms, encode_together(Wav2Vec2Forward(model), waveforms), strict=True):
         assert max(map(relative_error, layers, encode_alone(model, waveform))) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-base", "wav2vec2-large-lv60"])
+@pytest.mark.parametrize("tile_frames", [None, 1, 7, 128])
+def test_convolutions_in_tiles_and_over_the_whole_batch(name: str, tile_frames: int | None) -> None:
+    # None is what a GPU does.
+    model = make_model(name)
+    forward = Wav2Vec2Forward(model)
+    forward.tile_frames = tile_frames
+    waveforms = make_waveforms(400, 4_879, 90_123, 719)
+    for got, waveform in zip(encode_together(forward, waveforms), waveforms, strict=True):
+        for layer, expected in zip(got, encode_alone(model, waveform), strict=True):
+            assert relative_error(layer, expected) < 1e-5
+
+
+def test_the_exact_gelu_is_computed_in_place() -> None:
+    assert _activation(ACT2FN["gelu"]) is torch.ops.aten.gelu_
+    other = ACT2FN["gelu_new"]
+    assert _activation(other) is other
 
 
 @pytest.mark.parametrize("scale", [1e-4, 30.0])
