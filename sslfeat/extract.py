@@ -134,7 +134,7 @@ def extract(
     started = time.monotonic()
     cache_path, root = Path(cache_path), Path(root)
     with Parts(cache_path, spec, overwrite=overwrite) as parts:
-        plan = _plan(utterances, parts, root)
+        plan = make_plan(utterances, parts, root)
         run = _Run(parts, plan, encoder, spec, batch_seconds)
 
         def report() -> None:
@@ -187,7 +187,7 @@ def software_versions() -> dict[str, str]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class Plan:
     """What is left to do, and what earlier runs found out that bears on it."""
 
     todo: list[Utterance]  # by id
@@ -196,7 +196,7 @@ class _Plan:
     unreachable: list[str]  # ids of what is held, but has no file any more
 
 
-def _plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> _Plan:
+def make_plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> Plan:
     """Compare what is asked with what is committed, by columns: there may be a million rows."""
     place = {utterance.id: index for index, utterance in enumerate(utterances)}
     if len(place) < len(utterances):
@@ -246,7 +246,7 @@ def _plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> _Plan:
             and (missing[index] or stamps[index].tolist() == [duplicate.file_size, duplicate.file_mtime_ns])
         )
     todo = [utterances[index] for index in np.flatnonzero(~settled).tolist()]
-    return _Plan(
+    return Plan(
         todo=sorted(todo, key=attrgetter("id")),
         originals=originals,
         failures=failures,
@@ -269,7 +269,7 @@ class _Run:
     """One run's encoding: windows in, committed parts out."""
 
     def __init__(
-        self, parts: Parts, plan: _Plan, encoder: Encoder, spec: FeatureSpec, batch_seconds: float | None
+        self, parts: Parts, plan: Plan, encoder: Encoder, spec: FeatureSpec, batch_seconds: float | None
     ) -> None:
         self.parts = parts
         self.encoder = encoder
