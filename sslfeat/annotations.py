@@ -80,11 +80,11 @@ def shemo_listed(root: Path) -> Annotations:
     It is an object by name (``{"F22A05": {"emotion": "angry", ...}}``) in github.com/pariajm/sharif-emotional-speech-dataset
     at c032f4e, and was a list (``[{"id": "F22A05", ...}]``) at 2918508; names come with or without suffix.
     """
-    listed = {
-        PurePosixPath(name).stem for name in _json(_find(root, "shemo.json", needed_for="lists the files"))
-    }
+    table = _json(_find(root, "shemo.json", needed_for="lists the files"))
+    listed = {stem: stem[3:4] for stem in (PurePosixPath(name).stem for name in table)}
     return Annotations(
         complete=lambda path, fields: fields if fields["stem"] in listed else None,
+        listed=listed,
         left_out="shemo.json doesn't list them",
     )
 
@@ -108,6 +108,7 @@ def shemo_corrected(root: Path) -> Annotations:
         complete=lambda path, fields: (
             fields | {"label": labels[fields["stem"]]} if fields["stem"] in labels else None
         ),
+        listed=labels,
         left_out=f"{table.name} has no label for them",
     )
 
@@ -135,12 +136,13 @@ def crema_d_voices(root: Path) -> Annotations:
     sexes = crema_d(root)
     codes = {code[0]: code for code in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")}
     votes = {_column(table, row, "FileName"): _column(table, row, "VoiceVote") for row in _rows(table)}
+    labels = {name: codes[vote] for name, vote in votes.items() if vote in codes}
 
     def complete(path: str, fields: Fields) -> Fields | None:
-        code = codes.get(votes.get(fields["stem"], ""))
+        code = labels.get(fields["stem"])
         return sexes.complete(path, fields | {"label": code}) if code else None
 
-    return Annotations(complete=complete, left_out="the listeners' votes tie or are missing")
+    return Annotations(complete=complete, listed=labels, left_out="the listeners' votes tie or are missing")
 
 
 def iemocap(root: Path) -> Annotations:
@@ -165,7 +167,7 @@ def iemocap(root: Path) -> Annotations:
         speaker = fields["session"] + fields["sex"]
         return fields | {"label": label, "speaker": speaker, "session": f"{int(fields['session'])}"}
 
-    return Annotations(complete=complete, left_out="the raters agreed on no label")
+    return Annotations(complete=complete, listed=labels, left_out="the raters agreed on no label")
 
 
 def msp_podcast(root: Path) -> Annotations:
@@ -201,7 +203,11 @@ def msp_podcast(root: Path) -> Annotations:
             "split": splits.get(split, split),
         }
 
-    return Annotations(complete=complete, left_out="the consensus is X or O, or has no row for them")
+    return Annotations(
+        complete=complete,
+        listed={name: _column(table, row, "EmoClass") for name, row in rows.items()},
+        left_out="the consensus is X or O, or has no row for them",
+    )
 
 
 def meld(root: Path) -> Annotations:
@@ -233,7 +239,12 @@ def meld(root: Path) -> Annotations:
         }
 
     return Annotations(
-        complete=complete, left_out="the tables have no row for them or another file is the same turn"
+        complete=complete,
+        listed={
+            f"{split}_dia{dialogue}_utt{turn}": _column(tables[split], row, "Emotion")
+            for (split, dialogue, turn), row in rows.items()
+        },
+        left_out="the tables have no row for them or another file is the same turn",
     )
 
 

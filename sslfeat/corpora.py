@@ -45,7 +45,7 @@ class CorpusListing:
     unexpected : list of str
         Audio files whose names don't fit, relative to ``root``.
     missing : list of str
-        Published names that aren't there, for corpora whose names are known one by one.
+        Names that aren't there, for corpora whose names are known one by one or listed by their tables.
     is_complete : bool
         Whether files and names are exactly the published ones.
     repeated : list of str
@@ -115,10 +115,12 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
     unexpected = [path for path in candidates if path not in named]
     if len(named) <= len(unexpected):
         _refuse_misfit(root, entry, paths, len(named))
+    listed: frozenset[str] = frozenset()
     if entry.annotate:
         annotations = entry.annotate(root)
         completed = {path: annotations.complete(path, fields) for path, fields in named.items()}
         named = {path: fields for path, fields in completed.items() if fields is not None}
+        listed = frozenset(name for name, code in annotations.listed.items() if code in entry.labels)
         if left_out := len(completed) - len(named):
             notes.append(f"{_files(left_out)} left out, {annotations.left_out}.")
     published = frozenset(entry.names()) if entry.names else None
@@ -152,7 +154,7 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
     if other_labels:
         kept = dict.fromkeys(noun for _, noun in entry.labels.values())
         notes.append(f"{_files(other_labels)} left out, their label is none of {', '.join(kept)}.")
-    missing = sorted(published - seen.keys()) if published else []
+    missing = sorted((published or listed) - seen.keys())
     notes += _remarks_on_names(entry, unexpected, unpublished, seen)
     differences = _differences(entry, codes, missing)
     return CorpusListing(
@@ -325,6 +327,8 @@ def _differences(entry: Corpus, codes: Counter[str], missing: Sequence[str]) -> 
     if entry.num_files and codes.total() != entry.num_files:
         tail = f" Missing: {_examples(missing)}." if missing else ""
         notes.append(f"{codes.total()} utterances, {entry.key} has {entry.num_files}.{tail}")
+    elif missing:
+        notes.append(f"{_files(len(missing))} missing that the corpus's tables list: {_examples(missing)}.")
     off = [
         f"{entry.labels[code][0]} {codes[code]} of {count}"
         for code, count in entry.counts.items()

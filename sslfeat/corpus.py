@@ -22,11 +22,14 @@ class Annotations:
     complete : callable
         Takes a path relative to the corpus folder and the fields of its name, and returns the fields with what the
         tables add, or None where the file is to be left out.
+    listed : mapping of str to str
+        Names, as the entry's ``name`` makes them, that the tables list with a label -> its code.
     left_out : str
         Why files are left out, as the end of a sentence that begins "12 files left out, ...".
     """
 
     complete: Callable[[str, Fields], Fields | None]
+    listed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     left_out: str = ""
 
 

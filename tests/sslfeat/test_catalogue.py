@@ -596,6 +596,30 @@ def test_a_corpus_is_guessed_from_its_names(key, read):
     assert (listing.name, listing.guessed) == (key, True)
 
 
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("shemo-2838", "M56A01"),
+        ("shemo-corrected", "F01A01"),
+        ("crema-d-voice", "1001_IEO_NEU_XX"),
+        ("iemocap", "Ses01F_impro01_F000"),
+        ("iemocap-4", "Ses01F_impro01_F510"),
+        ("msp-podcast", "MSP-PODCAST_0001_0008"),
+        ("meld", "dev_dia0_utt1"),
+        ("savee", "KL_su07"),
+    ],
+)
+def test_a_file_that_a_table_or_the_release_lists_is_missed_by_its_name(key, name, read):
+    tree = TREES[key]()
+    (utterance,) = (u for u in read(tree, key).utterances if u.id == f"{CORPORA[key].family}/{name}")
+    listing = read(
+        dataclasses.replace(tree, paths=[path for path in tree.paths if path != utterance.path]), key
+    )
+    assert listing.missing == [name]
+    assert any(name in note for note in listing.notes)
+    assert not listing.is_complete
+
+
 def test_songs_are_guessed_and_a_variant_of_the_same_names_is_not(read):
     assert read(ravdess_song()).name == "ravdess-song"
     assert read(emodb_2()).name == "emodb"
