@@ -142,7 +142,8 @@ def work(
     """Run the inputs of one range; an unexpected error ends the process with the input kept."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libmpg123 reports every damage it meets
     sys.path.insert(0, str(ROOT))
-    from sslfeat.audio import AudioError, decode
+    from sslfeat.audio import decode
+    from sslfeat.containers import AudioError
     from sslfeat.manifest import ManifestError, read_manifest
 
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

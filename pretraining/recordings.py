@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sslfeat.audio import AUDIO_SUFFIXES, decode
+from sslfeat.audio import decode
+from sslfeat.containers import AUDIO_SUFFIXES
 
 SAMPLE_RATE = 16_000
 FULL_SCALE = 32767 / 32768

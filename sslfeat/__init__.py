@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sslfeat.audio import AudioError, decode
+    from sslfeat.audio import decode
+    from sslfeat.containers import AudioError
     from sslfeat.corpora import CorpusError, read_corpus
     from sslfeat.embedder import SSLEmbedder
     from sslfeat.encoder import Encoder, EncoderError
@@ -21,7 +22,7 @@ __all__ = [
 
 # Found when first asked for: the names of a corpus need no torch.
 _LAZY = {
-    "AudioError": "sslfeat.audio",
+    "AudioError": "sslfeat.containers",
     "CorpusError": "sslfeat.corpora",
     "Encoder": "sslfeat.encoder",
     "EncoderError": "sslfeat.encoder",

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cache.schema import Duplicate, Failure, Utterance
-from sslfeat.audio import AudioError, Recording, decode, parse_channel
+from sslfeat.audio import Recording, decode, parse_channel
+from sslfeat.containers import AudioError
 from sslfeat.corpora import CorpusListing
 
 IN_FLIGHT = 8  # decoded recordings that may wait for one another, per thread

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cache.schema import Utterance
-from sslfeat.audio import AUDIO_SUFFIXES
 from sslfeat.catalogue import CORPORA
+from sslfeat.containers import AUDIO_SUFFIXES
 from sslfeat.corpus import Corpus, CorpusError, Fields
 
 __all__ = ["CORPORA", "Corpus", "CorpusError", "CorpusListing", "audio_files", "guess_corpus", "read_corpus"]

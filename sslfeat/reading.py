@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from cache.schema import Utterance
-from sslfeat.audio import AudioError, Recording, decode, parse_channel
+from sslfeat.audio import Recording, decode, parse_channel
+from sslfeat.containers import AudioError
 
 # Audio that is decoded together, so that batches find neighbours of their length: 20 minutes are 77 MB.
 _WINDOW_SECONDS = 1200.0

@@ -13,8 +13,9 @@ import pytest
 import soundfile
 import soxr
 
-from sslfeat import audio
-from sslfeat.audio import AudioError, decode
+from sslfeat import audio, containers
+from sslfeat.audio import decode, stream
+from sslfeat.containers import AudioError
 
 
 def speechlike(num_samples, num_channels=1, seed=0):
@@ -153,7 +154,7 @@ def test_length_is_rounded_half_up(tmp_path, rate, num_samples):
 def test_blocks_change_no_number(tmp_path, monkeypatch, block_values):
     path = write(tmp_path / "a.wav", speechlike(20_000, 2), 44_100)
     whole = decode(path)
-    monkeypatch.setattr(audio, "BLOCK_VALUES", block_values)
+    monkeypatch.setattr(containers, "BLOCK_VALUES", block_values)
     piecewise = decode(path)
     np.testing.assert_array_equal(piecewise.waveform, whole.waveform)
     assert piecewise.audio_hash == whole.audio_hash
@@ -179,9 +180,24 @@ def test_values_beyond_one_in_a_float_file_are_kept(tmp_path):
     assert recording.peak == np.abs(loud).max() > 1
 
 
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_a_stream_gives_what_decoding_keeps(tmp_path, rate):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, (3 * rate, 2)), rate)
+    where = {"channel": 1, "start": 0.5, "end": 2.5}
+    whole = decode(path, **where)
+    np.testing.assert_array_equal(np.concatenate(list(stream(path, **where))), whole.waveform)
+    looked_at = decode(path, **where, max_samples=31_999)
+    assert len(looked_at.waveform) == 0
+    assert (looked_at.num_samples, looked_at.audio_hash) == (whole.num_samples, whole.audio_hash)
+    assert whole.num_samples == len(whole.waveform) == len(decode(path, **where, max_samples=32_000).waveform)
+    with pytest.raises(AudioError, match=r"no\.wav: no such file"):
+        next(stream(tmp_path / "no.wav"))
+
+
 @pytest.mark.parametrize("block_values", [3, 7, 1 << 20])
 def test_clipping_is_three_in_a_row_of_one_channel(tmp_path, monkeypatch, block_values):
-    monkeypatch.setattr(audio, "BLOCK_VALUES", block_values)
+    monkeypatch.setattr(containers, "BLOCK_VALUES", block_values)
     samples = speechlike(1_000, 2)
     samples[10:12, 0] = 32767  # two
     samples[20:25, 0] = 32767  # five

@@ -21,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 import sslfeat
 import sslfeat.embedder
 from classify import FeedforwardClassifier
-from sslfeat.audio import AudioError, decode
+from sslfeat.audio import decode
+from sslfeat.containers import AudioError
 from sslfeat.embedder import SSLEmbedder, embed_files
 from sslfeat.encoder import Encoder, EncoderError
 from tests.conftest import make_tone, write_wav

@@ -1,0 +1,253 @@
+"""Audio files opened, whatever their format, and read block by block.
+
+libsndfile reads wav, flac, ogg, opus, mp3, aiff and their kin, PyAV (where it is installed) m4a, mp4 and webm. A file
+that is cut short or damaged is an :class:`AudioError`, never a guess.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import math
+import os
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+SOUNDFILE_SUFFIXES = frozenset(
+    (
+        ".wav",
+        ".wave",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".caf",
+        ".w64",
+    )
+)
+PYAV_SUFFIXES = frozenset((".m4a", ".mp4", ".webm", ".mkv", ".mov"))
+AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
+
+SAMPLE_RATES = (1_000, 768_000)  # Hz; a header outside is damage, and soxr's memory grows with the ratio
+# mp3 headers count whole frames of up to 1152 samples, so the last 36 ms (576 samples at 16 kHz) may be padding.
+TRUNCATION_TOLERANCE = 0.05  # seconds
+SEGMENT_TOLERANCE = 0.1  # seconds by which a segment's end may overshoot, for manifests that round
+BLOCK_VALUES = 1 << 20  # samples times channels held at once: 4 MiB
+
+# How libsndfile's log tells of a size in the header that the file doesn't hold; the sizes that programs write when
+# they don't know the length yet (ffmpeg 0xFFFFFFFF, SoX 0x7FFFF000 and up) promise nothing.
+_PROMISE = re.compile(
+    r"^\s*(?:data|SSND|Data Size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+_UNKNOWN_SIZE = 0x7FFFF000
+_OGG_MAX_PAGE = 65_307  # bytes, RFC 3533 section 6
+_OGG_END_OF_STREAM = 0x04
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+Block = npt.NDArray[np.float32]  # (num_samples, num_channels)
+
+
+class AudioError(ValueError):
+    """A file whose audio can't be used; the message leads with its path."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """An opened file: its rate, its channels, and the segment's samples block by block."""
+
+    sample_rate: int
+    num_channels: int
+    blocks: Iterator[Block]
+
+
+@contextlib.contextmanager
+def open_audio(path: Path, start: float, end: float) -> Iterator[Stream]:
+    """Open a file with the library that its first bytes ask for, and check its rate."""
+    try:
+        if path.is_dir():
+            msg = f"{path}: a folder, and one audio file was asked for."
+            raise AudioError(msg)
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+            msg = f"{path}: no regular file. Copy its audio to one."
+            raise AudioError(msg)
+        with path.open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        msg = f"{path}: no such file."
+        raise AudioError(msg) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, AudioError):
+            raise
+        msg = f"{path}: can't be opened ({error})."
+        raise AudioError(msg) from error
+    if not head:
+        msg = f"{path}: an empty file (0 bytes). Fetch it again or leave it out."
+        raise AudioError(msg)
+    if head.startswith(_LFS_POINTER):
+        msg = (
+            f"{path}: a Git-LFS pointer, not the audio it stands for. Run `git lfs pull` where it was cloned."
+        )
+        raise AudioError(msg)
+    is_pyav = head[4:8] == b"ftyp" or head.startswith(b"\x1aE\xdf\xa3")  # MP4 and its kin, Matroska and WebM
+    with (_open_pyav if is_pyav else _open_soundfile)(path, start, end) as stream:
+        if not SAMPLE_RATES[0] <= stream.sample_rate <= SAMPLE_RATES[1]:
+            msg = (
+                f"{path}: a sample rate of {stream.sample_rate} Hz, and {SAMPLE_RATES[0]}..{SAMPLE_RATES[1]} are "
+                "read. Its header is likely damaged."
+            )
+            raise AudioError(msg)
+        yield stream
+
+
+@contextlib.contextmanager
+def _open_soundfile(path: Path, start: float, end: float) -> Iterator[Stream]:
+    try:
+        file = soundfile.SoundFile(os.fsencode(path))
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header to read
+        msg = f"{path}: no audio format that can be read. Convert it to wav or flac, or leave it out."
+        raise AudioError(msg) from error
+    with file:
+        if _is_cut_short(path, file):
+            msg = f"{path}: truncated, its header promises more than the file holds. Fetch it again."
+            raise AudioError(msg)
+        yield Stream(
+            sample_rate=file.samplerate,
+            num_channels=file.channels,
+            blocks=_soundfile_blocks(path, file, start, end),
+        )
+
+
+def _soundfile_blocks(path: Path, file: soundfile.SoundFile, start: float, end: float) -> Iterator[Block]:
+    rate, promised = file.samplerate, file.frames
+    first, last = round(start * rate), promised
+    if first:
+        if first >= promised:
+            msg = f"{path}: no segment at {start:g} s, the file lasts {promised / rate:g} s."
+            raise AudioError(msg)
+        _checked(path, file.seek, first)
+    if math.isfinite(end):
+        if end > promised / rate + SEGMENT_TOLERANCE:
+            msg = f"{path}: no segment up to {end:g} s, the file lasts {promised / rate:g} s."
+            raise AudioError(msg)
+        last = min(promised, round(end * rate))
+    block_size = max(1, BLOCK_VALUES // file.channels)
+    position = first
+    while position < last:
+        block = _checked(path, file.read, min(block_size, last - position), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        position += len(block)
+        yield block
+    if last - position > TRUNCATION_TOLERANCE * rate:
+        msg = (
+            f"{path}: truncated, {position / rate:.2f} s could be read of the {promised / rate:.2f} s that its header "
+            "promises. Fetch it again."
+        )
+        raise AudioError(msg)
+
+
+def _checked(path: Path, call: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except (soundfile.LibsndfileError, MemoryError) as error:
+        msg = f"{path}: truncated or damaged, decoding it failed part of the way. Fetch it again."
+        raise AudioError(msg) from error
+
+
+def _is_cut_short(path: Path, file: soundfile.SoundFile) -> bool:
+    """Return whether a format that libsndfile reads to whatever end it finds was meant to be longer."""
+    if file.format == "OGG":
+        return _lacks_last_page(path)
+    for promised, held in _PROMISE.findall(file.extra_info):
+        missing = 1 - int(held) / max(1, int(promised))
+        if int(promised) < _UNKNOWN_SIZE and missing > 0:
+            seconds = file.frames / file.samplerate * missing / max(1e-9, 1 - missing)
+            return bool(seconds > TRUNCATION_TOLERANCE)
+    return False
+
+
+def _lacks_last_page(path: Path) -> bool:
+    """Return whether an Ogg file doesn't end in a whole page with the end-of-stream flag (RFC 3533 section 6)."""
+    with path.open("rb") as raw:
+        raw.seek(max(0, path.stat().st_size - 2 * _OGG_MAX_PAGE))
+        tail = raw.read()
+    page = tail[max(0, tail.rfind(b"OggS\0")) :]
+    if len(page) < 27 or not page[5] & _OGG_END_OF_STREAM:
+        return True
+    table = page[27 : 27 + page[26]]  # the lengths of the page's segments
+    return len(page) < 27 + page[26] + sum(table)
+
+
+@contextlib.contextmanager
+def _open_pyav(path: Path, start: float, end: float) -> Iterator[Stream]:
+    try:
+        av = importlib.import_module("av")
+    except ImportError:
+        msg = f"{path}: m4a, mp4 and webm need PyAV. Run `pip install sslfeat[video]`, or convert the file to wav."
+        raise AudioError(msg) from None
+    try:
+        opened = av.open(os.fspath(path), metadata_errors="replace")  # a title in Latin-1 is no damage
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        msg = f"{path}: no audio format that can be read. Convert it to wav or flac, or leave it out."
+        raise AudioError(msg) from error
+    with opened as container:
+        tracks = container.streams.audio
+        if not tracks:
+            msg = f"{path}: no audio track in it. Leave it out."
+            raise AudioError(msg)
+        audio = next((track for track in tracks if track.codec_context is not None), None)
+        if audio is None:
+            msg = (
+                f"{path}: no audio track in it that can be read. Convert it to wav or flac, or leave it out."
+            )
+            raise AudioError(msg)
+        yield Stream(
+            sample_rate=audio.sample_rate,
+            num_channels=audio.channels,
+            blocks=_pyav_blocks(path, av, container, audio, start, end),
+        )
+
+
+def _pyav_blocks(
+    path: Path, av: Any, container: Any, audio: Any, start: float, end: float
+) -> Iterator[Block]:
+    rate, num_channels = audio.sample_rate, audio.channels
+    to_float = av.AudioResampler(format="flt", layout=audio.layout, rate=rate)
+    origin = (audio.start_time or 0) * (audio.time_base or Fraction(1))
+    first, last = round(start * rate), math.inf if math.isinf(end) else round(end * rate)
+    position = None  # of the next sample, counted from the start of the track
+    try:
+        if first:  # a little early: the decoder's first frame after a jump starts from nothing
+            container.seek(int((origin + Fraction(max(0.0, start - 0.5))) / audio.time_base), stream=audio)
+        for frame in container.decode(audio):
+            if position is None:
+                position = round((frame.pts * frame.time_base - origin) * rate) if first else 0
+            for part in to_float.resample(frame):
+                block = part.to_ndarray().reshape(-1, num_channels)  # packed: (1, num_samples * num_channels)
+                begin, position = position, position + len(block)
+                kept = block[max(0, first - begin) : max(0, int(min(last, position)) - begin)]
+                if len(kept):
+                    yield np.ascontiguousarray(kept)
+            if position >= last:
+                return
+    except (av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: the rate or the channels change
+        msg = f"{path}: truncated or damaged, decoding it failed part of the way. Fetch it again."
+        raise AudioError(msg) from error
+    length = (position or 0) / rate
+    if first and first >= (position or 0):
+        msg = f"{path}: no segment at {start:g} s, the file lasts {length:g} s."
+        raise AudioError(msg)
+    if math.isfinite(end) and end > length + SEGMENT_TOLERANCE:
+        msg = f"{path}: no segment up to {end:g} s, the file lasts {length:g} s."
+        raise AudioError(msg)
