@@ -34,6 +34,7 @@ BUNDLE_FORMAT, BUNDLE_VERSION = "sslfeat-bundle", 1
 # What the menu's classifiers consist of, beyond the types that skops itself trusts.
 TRUSTED_TYPES = frozenset(
     {
+        "classify.discriminant.ShrunkDiscriminant",
         "classify.feedforward.FeedforwardClassifier",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
         "sklearn.metrics._dist_metrics.EuclideanDistance64",

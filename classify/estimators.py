@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -18,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.validation import has_fit_parameter
 
+from classify.discriminant import ShrunkDiscriminant
 from classify.feedforward import FeedforwardClassifier
 
 Factory = Callable[[int], BaseEstimator]
@@ -29,9 +29,8 @@ FACTORIES: dict[str, Factory] = {
     "linear-svm": lambda _seed: _scaled(SVC(kernel="linear")),
     "svm": lambda _seed: _scaled(SVC()),
     "knn": lambda _seed: _scaled(KNeighborsClassifier()),
-    # Shrinkage by Ledoit and Wolf (2004): there are often fewer utterances than features.
-    "lda": lambda _seed: _scaled(LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")),
-    "qda": lambda _seed: _scaled(QuadraticDiscriminantAnalysis(solver="eigen", shrinkage="auto")),
+    "lda": lambda _seed: _scaled(ShrunkDiscriminant()),
+    "qda": lambda _seed: _scaled(ShrunkDiscriminant(quadratic=True)),
     "ridge": lambda _seed: _scaled(RidgeClassifier(alpha=100.0)),
     "nearest-centroid": lambda _seed: _scaled(NearestCentroid()),
     "random-forest": lambda seed: RandomForestClassifier(random_state=seed),
@@ -61,8 +60,8 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "linear-svm": {"svc__C": [0.0001, 0.001, 0.01, 1.0]},
     "svm": {"svc__C": [1.0, 10.0], "svc__gamma": ["scale", 0.0001]},
     "knn": {"kneighborsclassifier__n_neighbors": [1, 5, 15]},
-    "lda": {"lineardiscriminantanalysis__shrinkage": ["auto", 0.5, 0.9]},
-    "qda": {"quadraticdiscriminantanalysis__shrinkage": ["auto", 0.5, 0.9]},
+    "lda": {"shrunkdiscriminant__shrinkage": ["auto", 0.5, 0.9]},
+    "qda": {"shrunkdiscriminant__shrinkage": ["auto", 0.5, 0.9]},
     "ridge": {"ridgeclassifier__alpha": [1.0, 100.0, 10_000.0]},
     "nearest-centroid": {"nearestcentroid__shrink_threshold": [None, 0.5, 2.0]},
     "random-forest": {"max_features": ["sqrt", 0.1]},
