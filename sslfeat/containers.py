@@ -53,6 +53,7 @@ _PROMISE = re.compile(
 _UNKNOWN_SIZE = 0x7FFFF000
 _OGG_MAX_PAGE = 65_307  # bytes, RFC 3533 section 6
 _OGG_END_OF_STREAM = 0x04
+_EBML_HEADER, _MATROSKA_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # RFC 8794, RFC 9559
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 Block = npt.NDArray[np.float32]  # (num_samples, num_channels)
@@ -99,7 +100,7 @@ def open_audio(path: Path, start: float, end: float) -> Iterator[Stream]:
             f"{path}: a Git-LFS pointer, not the audio it stands for. Run `git lfs pull` where it was cloned."
         )
         raise AudioError(msg)
-    is_pyav = head[4:8] == b"ftyp" or head.startswith(b"\x1aE\xdf\xa3")  # MP4 and its kin, Matroska and WebM
+    is_pyav = head[4:8] == b"ftyp" or head.startswith(_EBML_HEADER)  # MP4 and its kin, Matroska and WebM
     with (_open_pyav if is_pyav else _open_soundfile)(path, start, end) as stream:
         if not SAMPLE_RATES[0] <= stream.sample_rate <= SAMPLE_RATES[1]:
             msg = (
@@ -199,9 +200,12 @@ def _open_pyav(path: Path, start: float, end: float) -> Iterator[Stream]:
     try:
         opened = av.open(os.fspath(path), metadata_errors="replace")  # a title in Latin-1 is no damage
     except (av.FFmpegError, ValueError, MemoryError) as error:
-        msg = f"{path}: no audio format that can be read. Convert it to wav or flac, or leave it out."
+        msg = f"{path}: damaged or cut short, opening it failed. Fetch it again or leave it out."
         raise AudioError(msg) from error
     with opened as container:
+        if _lacks_end_of_segment(path):
+            msg = f"{path}: truncated, its header promises more than the file holds. Fetch it again."
+            raise AudioError(msg)
         tracks = container.streams.audio
         if not tracks:
             msg = f"{path}: no audio track in it. Leave it out."
@@ -217,6 +221,27 @@ def _open_pyav(path: Path, start: float, end: float) -> Iterator[Stream]:
             num_channels=audio.channels,
             blocks=_pyav_blocks(path, av, container, audio, start, end),
         )
+
+
+def _lacks_end_of_segment(path: Path) -> bool:
+    """Return whether a Matroska or WebM file is shorter than its segment says; FFmpeg reads it to whatever end it finds."""
+    with path.open("rb") as raw:
+        head = raw.read(256)
+    if not head.startswith(_EBML_HEADER):
+        return False
+    start, size = _element_size(head, len(_EBML_HEADER))
+    if not head.startswith(_MATROSKA_SEGMENT, start + size):
+        return False
+    start, size = _element_size(head, start + size + len(_MATROSKA_SEGMENT))
+    return start + size > path.stat().st_size
+
+
+def _element_size(head: bytes, place: int) -> tuple[int, int]:
+    """Return where an element's content starts and its size, 0 where that is unknown (RFC 8794 section 4.1 and 6.2)."""
+    length = 9 - head[place : place + 1].ljust(1, b"\1")[0].bit_length()
+    ones = (1 << 7 * length) - 1
+    size = int.from_bytes(head[place : place + length], "big") & ones
+    return place + length, 0 if size == ones else size
 
 
 def _pyav_blocks(
