@@ -18,7 +18,8 @@ import numpy as np
 
 from cache import CacheError, CacheWriter, Duplicate, Failure, FeatureSpec, Row, Utterance
 from sslfeat.audio import Recording
-from sslfeat.embed import Embedded, embed_batches, make_budget
+from sslfeat.chunking import max_whole_samples
+from sslfeat.embed import Embedded, embed_batches, embed_reading, make_budget
 from sslfeat.encoder import Encoder
 from sslfeat.parts import Parts
 from sslfeat.reading import Reading, read_windows, stamp
@@ -147,19 +148,13 @@ def extract(
             sample_rate=spec.sample_rate,
             channels=spec.channels,
             min_samples=encoder.min_samples,
+            max_samples=max_whole_samples(spec.chunk_seconds, spec.sample_rate),
             jobs=jobs,
         )
         with contextlib.closing(windows):
             run.go(windows, report)
         parts.finish(run.software)
-        failures, duplicates, gone = [], [], set(plan.unreachable)
-        asked = {utterance.id for utterance in utterances}
-        corpora = {utterance.corpus for utterance in utterances}
-        for cache in parts.caches():
-            failures = [failure for failure in cache.failures if failure.id in asked]
-            duplicates = [duplicate for duplicate in cache.duplicates if duplicate.id in asked]
-            held = zip(cache.utterance_ids.tolist(), cache.corpora.tolist(), strict=True)
-            gone |= {identity for identity, corpus in held if corpus in corpora and identity not in asked}
+        failures, duplicates, gone = parts.outcome(utterances)
     lasted = run.durations or (0.0,)
     return Extraction(
         cache_path=cache_path,
@@ -169,7 +164,7 @@ def extract(
         wall_seconds=time.monotonic() - started,
         failures=failures,
         duplicates=duplicates,
-        gone=sorted(gone),
+        gone=sorted(gone | set(plan.unreachable)),
         set_aside=parts.set_aside,
         clipped=sorted(run.clipped),
         sample_rates=dict(run.sample_rates.most_common()),
@@ -314,11 +309,19 @@ class _Run:
             else:
                 is_first = self._is_first(reading.utterance, reading.recording.audio_hash)
                 (firsts if is_first else repeats).append((reading, reading.recording))
+        longs = [first for first in firsts if not first[1].is_kept]
+        firsts = [first for first in firsts if first[1].is_kept]
         waveforms = [recording.waveform for _, recording in firsts]
         for batch in embed_batches(self.encoder, self.spec, waveforms, self._budget):
             with _uninterrupted():
                 for embedded in batch:
                     self._keep(*firsts[embedded.index], embedded)
+            report()
+            self._commit_where_due()
+        for reading, recording in longs:
+            embedded = embed_reading(self.encoder, self.spec, reading)
+            with _uninterrupted():
+                self._keep(reading, recording, embedded)
             report()
             self._commit_where_due()
         for reading, recording in repeats:
@@ -340,7 +343,7 @@ class _Run:
             row = Row(
                 utterance=reading.utterance,
                 audio_hash=recording.audio_hash,
-                num_samples=len(recording.waveform),
+                num_samples=recording.num_samples,
                 num_frames=embedded.num_frames,
                 file_size=reading.file_size,
                 file_mtime_ns=reading.file_mtime_ns,
@@ -356,7 +359,7 @@ class _Run:
         self._num_statements += 1
         self.num_written += 1
         self.num_done += 1
-        self.durations.append(len(recording.waveform) / self.spec.sample_rate)
+        self.durations.append(recording.num_samples / self.spec.sample_rate)
         self.audio_seconds += self.durations[-1]
         self.sample_rates[recording.native_sample_rate] += 1
         if recording.num_clipped:

@@ -1,21 +1,42 @@
 """The parts of a cache in the making: whose they are, what they hold, and how they become one file.
 
 Each part is a complete cache of its own in the folder ``NAME.h5.parts`` beside the final one, so that whatever
-was committed survives the death of the run that wrote it.
+was committed survives the death of the run that wrote it. Where several processes extract one corpus, each writes
+a cache, with parts of its own, in the folder ``NAME.h5.shards``; what it committed becomes parts of the whole.
 """
 
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from cache import CacheError, FeatureCache, FeatureSpec, SpecMismatchError, merge
+from cache import (
+    CacheError,
+    Duplicate,
+    Failure,
+    FeatureCache,
+    FeatureSpec,
+    SpecMismatchError,
+    Utterance,
+    merge,
+)
 from cache.schema import describe_differences
+
+# Workers end within a batch after the run that started them is killed.
+_ADOPTION_PATIENCE = 60.0
+
+Result = TypeVar("Result")
+
+
+class HeldError(CacheError):
+    """Parts that another process holds."""
 
 
 class Parts:
@@ -33,8 +54,9 @@ class Parts:
     Raises
     ------
     CacheError
-        On entering: where the folder can't be written, another process holds the parts, or the final file is no
-        cache.
+        On entering: where the folder can't be written, or the final file is no cache.
+    HeldError
+        On entering: where another process holds the parts, or goes on writing a shard.
     SpecMismatchError
         On entering: where what is there was made under another spec; the message names the fields.
     """
@@ -44,6 +66,7 @@ class Parts:
         self.spec = spec
         self.overwrite = overwrite
         self.directory = cache_path.with_name(cache_path.name + ".parts")
+        self.shards = cache_path.with_name(cache_path.name + ".shards")
         self.set_aside: list[str] = []
         self._lock = -1
 
@@ -53,6 +76,7 @@ class Parts:
             try:
                 self._take_lock()
                 self._sweep()
+                self.adopt()
                 for path in self._committed():
                     self._check(path)
             except BaseException:
@@ -76,6 +100,20 @@ class Parts:
         numbers = [int(path.stem.removeprefix("part-")) for path in self.directory.glob("part-*")]
         return self.directory / f"part-{max(numbers, default=0) + 1:08d}.h5"
 
+    def adopt(self) -> None:
+        """Make parts of what is committed in the folder of shards, which is removed where nothing else is in it."""
+        names = {path.name.removesuffix(".parts") for path in self.shards.glob("[!.]*")}
+        for name in sorted(name for name in names if name.endswith(".h5")):
+            when_free(functools.partial(self._adopt, self.shards / name), patience=_ADOPTION_PATIENCE)
+        with contextlib.suppress(OSError):
+            self.shards.rmdir()
+
+    def _adopt(self, path: Path) -> None:
+        with Parts(path, self.spec, overwrite=self.overwrite) as shard:
+            for committed in shard._committed():
+                committed.rename(self.next_path())
+            self.set_aside += shard.set_aside
+
     def finish(self, software: dict[str, str]) -> bool:
         """Join the parts into the final file; return whether there was anything to join."""
         if not self._files():
@@ -84,6 +122,20 @@ class Parts:
         with self._explained():
             self._clear()
         return True
+
+    def outcome(self, utterances: Iterable[Utterance]) -> tuple[list[Failure], list[Duplicate], set[str]]:
+        """Return which utterances are failures, which duplicates, and which of their corpora's rows are not asked for."""
+        failures, duplicates, gone = list[Failure](), list[Duplicate](), set[str]()
+        asked, corpora = set[str](), set[str]()
+        for utterance in utterances:
+            asked.add(utterance.id)
+            corpora.add(utterance.corpus)
+        for cache in self.caches():
+            failures = [failure for failure in cache.failures if failure.id in asked]
+            duplicates = [duplicate for duplicate in cache.duplicates if duplicate.id in asked]
+            held = zip(cache.utterance_ids.tolist(), cache.corpora.tolist(), strict=True)
+            gone |= {identity for identity, corpus in held if corpus in corpora and identity not in asked}
+        return failures, duplicates, gone
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("part-*.h5"))
@@ -148,7 +200,7 @@ class Parts:
                 holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
                 os.close(descriptor)
                 msg = f"{self.cache_path}: being written by {holder}; wait for it, or choose another name."
-                raise CacheError(msg) from error
+                raise HeldError(msg) from error
             # Or it has removed the file between our opening and our locking it.
             if os.fstat(descriptor).st_nlink:
                 self._lock = descriptor
@@ -177,6 +229,24 @@ class Parts:
             where = f": {error.filename}" if error.filename else ""
             msg = f"{self.cache_path}: can't be written ({error.strerror}{where})."
             raise CacheError(msg) from error
+
+
+def when_free(attempt: Callable[[], Result], *, patience: float) -> Result:
+    """Return what ``attempt`` returns, which is tried again while another process holds the parts that it needs.
+
+    Raises
+    ------
+    HeldError
+        Where they are held for longer than ``patience``, in seconds.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return attempt()
+        except HeldError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 def check_target(cache_path: Path) -> None:
