@@ -96,13 +96,14 @@ def _list_corpus(**options: Any) -> "CorpusListing":
 @click.option("--frames", is_flag=True, help="Keep the frame embeddings too (50 per second and layer).")
 @click.option("--precision", default="float32", type=click.Choice(["float32", "bfloat16", "float16"]), help="Arithmetic of the encoder; float32 is exact.")
 @click.option("--dtype", default="float32", type=click.Choice(["float32", "float16"]), help="Type of the stored numbers.")
+@click.option("--chunk-seconds", default=60.0, type=click.FloatRange(min=0), help="Longer audio is read and encoded in overlapping chunks, in the memory of one; 0: always in one piece.")
 @click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
-@click.option("--batch-seconds", type=click.FloatRange(min=0, min_open=True), help="Audio encoded at once, padding counted; changes no number. [default: 12 on a CPU, 320 on a GPU]", show_default=False)
+@click.option("--batch-seconds", type=click.FloatRange(min=0, min_open=True), help="Audio encoded at once, padding counted; changes no number. [default: 6 a core on a CPU, 320 on a GPU]", show_default=False)
 @click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
 @click.option("--overwrite", is_flag=True, help="Throw away what is there under that name and start again.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[int] | None, pooling: list[str], frames: bool, precision: str, dtype: str, channels: str, device: str, batch_seconds: float | None, jobs: int, overwrite: bool, quiet: bool, **corpus_options: Any) -> None:
+def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[int] | None, pooling: list[str], frames: bool, precision: str, dtype: str, chunk_seconds: float, channels: str, device: str, batch_seconds: float | None, jobs: int, overwrite: bool, quiet: bool, **corpus_options: Any) -> None:
     """Embed a corpus: every layer of every utterance, pooled over time, in one file.
 
     \b
@@ -137,7 +138,7 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
             cache_path,
             root=listing.root,
             encoder=encoder,
-            spec=encoder.spec(layers=layers, pooling=pooling, frames=frames, dtype=dtype, channels=channels),
+            spec=encoder.spec(layers=layers, pooling=pooling, frames=frames, dtype=dtype, channels=channels, chunk_seconds=chunk_seconds),
             batch_seconds=batch_seconds,
             jobs=jobs,
             overwrite=overwrite,
@@ -372,7 +373,7 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
     revision = wanted.revision if model_id is None and wanted.revision != "local" else None
     encoder = Encoder.load(model_id or wanted.model_id, revision=revision, device=device, precision=wanted.precision)
     poolings = bundle.pooling.split("+")
-    spec = encoder.spec(layers=bundle.layers, pooling=poolings, dtype=wanted.dtype, channels=wanted.channels)
+    spec = encoder.spec(layers=bundle.layers, pooling=poolings, dtype=wanted.dtype, channels=wanted.channels, chunk_seconds=wanted.chunk_seconds)
     with _lead_with(model_id or wanted.model_id):
         bundle.check_spec(spec)
     names: list[str] = []

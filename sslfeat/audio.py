@@ -58,6 +58,11 @@ class Recording:
     num_clipped: int
 
     @property
+    def is_kept(self) -> bool:
+        """Whether the waveform is here."""
+        return len(self.waveform) == self.num_samples
+
+    @property
     def seconds(self) -> float:
         """Duration, in seconds."""
         return self.native_num_samples / self.native_sample_rate

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import attrgetter
 from typing import Any
@@ -15,14 +15,19 @@ from numpy.typing import NDArray
 
 from cache.schema import FeatureSpec
 from sslfeat.batching import make_batches
+from sslfeat.chunking import Layout, Merged, max_whole_samples
+from sslfeat.containers import AudioError
 from sslfeat.encoder import Encoder, exact_products
 from sslfeat.pooling import pool
+from sslfeat.reading import Reading, stream_again
 
 # Small batches of near-equal length win on a CPU, large ones on a GPU.
 BATCH_SECONDS = {"cpu": 6.0, "cuda": 320.0, "mps": 60.0}
 
 # While one batch of a GPU waits for its copy to the host, the next one is under way.
 _GPU_LANES = 2
+
+_WHOLE = slice(None)
 
 _WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32"}
 
@@ -75,7 +80,7 @@ def embed_batches(
     spec : FeatureSpec
         Which layers, poolings and frames to make.
     waveforms : sequence of ndarray of shape (num_samples,)
-        As `Encoder.encode` takes them.
+        As `Encoder.encode` takes them. One that is longer than the spec's chunks is encoded in them.
     budget : Budget
         A batch that memory doesn't hold is halved, and the budget with it.
 
@@ -90,9 +95,17 @@ def embed_batches(
         Where a waveform is too short for one frame.
     """
     lengths = [len(waveform) for waveform in waveforms]
-    batches = deque(
-        make_batches(lengths, max_padded_samples=budget.max_padded_samples, equal_lengths=not encoder.pads)
+    most = max_whole_samples(spec.chunk_seconds, spec.sample_rate)
+    for index, waveform in enumerate(waveforms):
+        if lengths[index] > most:
+            yield [dataclasses.replace(embed_long(encoder, spec, [waveform]), index=index)]
+    whole = [index for index, length in enumerate(lengths) if length <= most]
+    grouped = make_batches(
+        [lengths[index] for index in whole],
+        max_padded_samples=budget.max_padded_samples,
+        equal_lengths=not encoder.pads,
     )
+    batches = deque([whole[place] for place in batch] for batch in grouped)
     waiting: deque[tuple[list[int], Future[list[Embedded] | None]]] = deque()
     with exact_products(), _lanes(encoder) as (num_lanes, submit):
         while batches or waiting:
@@ -110,7 +123,7 @@ def embed_batches(
                 yield found
             elif len(batch) == 1:
                 seconds = lengths[batch[0]] / spec.sample_rate
-                reason = f"{seconds:.0f} s of audio don't fit into the memory of {encoder.device}; cut the file into shorter ones."
+                reason = f"{seconds:.0f} s of audio don't fit into the memory of {encoder.device}; extract with a smaller chunk_seconds."
                 yield [Embedded(index=batch[0], reason=reason)]
             else:
                 smaller = lengths[batch[0]] * len(batch) // 2
@@ -148,6 +161,65 @@ def _alone(call: Callable[..., list[Embedded] | None], *args: Any) -> list[Embed
     return call(*args)
 
 
+def embed_long(encoder: Encoder, spec: FeatureSpec, pieces: Iterable[NDArray[np.float32]]) -> Embedded:
+    """Encode one waveform in chunks of the spec's length, and join what they say.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    spec : FeatureSpec
+        Its ``chunk_seconds`` is not 0.
+    pieces : iterable of ndarray of shape (num_samples,)
+        The waveform, in order; memory doesn't grow with their number, but for the frames where the spec has them.
+
+    Returns
+    -------
+    Embedded
+        With index 0.
+    """
+    layout = Layout.of(
+        chunk_samples=int(max_whole_samples(spec.chunk_seconds, spec.sample_rate)),
+        sample_rate=spec.sample_rate,
+        min_samples=encoder.min_samples,
+        frame_shift=encoder.frame_shift,
+    )
+    own_spec = dataclasses.replace(spec, pooling=Merged.needed(spec.pooling))
+    merged, frames = Merged(), list[NDArray[np.float32]]()
+    with exact_products(), _lanes(encoder) as (num_lanes, submit):
+        chunks = layout.cut(pieces)
+        waiting: deque[Future[list[Embedded] | None]] = deque()
+        while True:
+            while len(waiting) < num_lanes and (chunk := next(chunks, None)) is not None:
+                waiting.append(submit(_embed, encoder, own_spec, [0], [chunk.waveform], chunk.kept))
+            if not waiting:
+                break
+            found = waiting.popleft().result()
+            if found is None:
+                reason = f"chunks of {spec.chunk_seconds:g} s don't fit into the memory of {encoder.device}; extract with shorter ones."
+                return Embedded(index=0, reason=reason)
+            if found[0].reason:
+                return found[0]
+            merged.add(found[0].pooled, found[0].num_frames)
+            if found[0].frames is not None:
+                frames.append(found[0].frames)
+    return Embedded(
+        index=0,
+        pooled=merged.pooled(spec.pooling),
+        frames=np.concatenate(frames, axis=1) if frames else None,
+        num_frames=merged.num_frames,
+    )
+
+
+def embed_reading(encoder: Encoder, spec: FeatureSpec, reading: Reading) -> Embedded:
+    """Embed a reading whose waveform was too long to keep; where its file changed meanwhile, the reason says so."""
+    try:
+        return embed_long(
+            encoder, spec, stream_again(reading, sample_rate=spec.sample_rate, channels=spec.channels)
+        )
+    except AudioError as error:
+        return Embedded(index=0, reason=str(error).removeprefix(f"{reading.path}: "))
+
+
 def embed_all(
     encoder: Encoder, spec: FeatureSpec, waveforms: Sequence[NDArray[np.float32]], budget: Budget
 ) -> list[Embedded]:
@@ -157,11 +229,15 @@ def embed_all(
 
 
 def _embed(
-    encoder: Encoder, spec: FeatureSpec, batch: Sequence[int], waveforms: Sequence[NDArray[np.float32]]
+    encoder: Encoder,
+    spec: FeatureSpec,
+    batch: Sequence[int],
+    waveforms: Sequence[NDArray[np.float32]],
+    kept: slice = _WHOLE,
 ) -> list[Embedded] | None:
-    """Embed one batch; None where memory doesn't hold it."""
+    """Embed one batch, of more than one utterance only where all frames are kept; None where memory doesn't hold it."""
     try:
-        return _embed_batch(encoder, spec, batch, waveforms)
+        return _embed_batch(encoder, spec, batch, waveforms, kept)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -171,13 +247,21 @@ def _embed(
 
 @torch.inference_mode()
 def _embed_batch(
-    encoder: Encoder, spec: FeatureSpec, batch: Sequence[int], waveforms: Sequence[NDArray[np.float32]]
+    encoder: Encoder,
+    spec: FeatureSpec,
+    batch: Sequence[int],
+    waveforms: Sequence[NDArray[np.float32]],
+    kept: slice,
 ) -> list[Embedded]:
     pooled: dict[str, list[torch.Tensor]] = {name: [] for name in spec.pooling}
     frames: list[torch.Tensor] = []
     counts, states = encoder.encode(waveforms)
+    if kept != _WHOLE:
+        start, stop, _ = kept.indices(int(counts[0]))
+        counts = torch.full_like(counts, stop - start)
     for layer, hidden in enumerate(states):
         if layer in spec.layers:
+            hidden = hidden[:, kept]
             for name, vectors in pool(hidden, counts, spec.pooling).items():
                 pooled[name].append(vectors)
             if spec.frames:
@@ -185,11 +269,11 @@ def _embed_batch(
         if layer == spec.layers[-1]:
             break
     arrays = {name: torch.stack(vectors, 1).cpu().numpy() for name, vectors in pooled.items()}
-    kept = torch.stack(frames, 1).cpu().numpy() if frames else None  # (utterance, layer, frame, hidden)
+    stored = torch.stack(frames, 1).cpu().numpy() if frames else None  # (utterance, layer, frame, hidden)
     found = []
     for place, (index, count) in enumerate(zip(batch, counts.tolist(), strict=True)):
         matrices = {name: array[place] for name, array in arrays.items()}
-        own_frames = None if kept is None else kept[place, :, :count]
+        own_frames = None if stored is None else stored[place, :, :count]
         reason = _overflow(spec, [*matrices.values(), *([] if own_frames is None else [own_frames])])
         found.append(
             Embedded(index=index, pooled=matrices, frames=own_frames, num_frames=count, reason=reason)

@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from cache.schema import FeatureSpec, Utterance, describe_differences
 from sslfeat.audio import decode, parse_channel
-from sslfeat.embed import embed_all, make_budget
+from sslfeat.chunking import max_whole_samples
+from sslfeat.embed import embed_all, embed_reading, make_budget
 from sslfeat.encoder import Encoder, EncoderError
 from sslfeat.reading import Reading, read_windows
 
@@ -202,16 +203,20 @@ def embed_files(
         sample_rate=spec.sample_rate,
         channels=spec.channels,
         min_samples=encoder.min_samples,
+        max_samples=max_whole_samples(spec.chunk_seconds, spec.sample_rate),
         jobs=jobs,
     )
     with contextlib.closing(windows):
         for window in windows:
-            waveforms = [reading.recording.waveform for reading in window if reading.recording]
+            recordings = [reading.recording for reading in window if reading.recording]
+            waveforms = [recording.waveform for recording in recordings if recording.is_kept]
             found = iter(embed_all(encoder, spec, waveforms, budget))
             readings: list[Reading] = []
             matrices: list[dict[str, NDArray[np.float32]]] = []
             for reading in window:
-                one = next(found) if reading.recording else None
+                one = None
+                if reading.recording:
+                    one = next(found) if reading.recording.is_kept else embed_reading(encoder, spec, reading)
                 if one is not None and one.reason:
                     readings.append(dataclasses.replace(reading, recording=None, reason=one.reason))
                     continue

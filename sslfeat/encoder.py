@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cache.schema import FeatureSpec
 from sslfeat.audio import parse_channel
+from sslfeat.chunking import CHUNK_SECONDS, MIN_CHUNK_SECONDS
 from sslfeat.forward import Wav2Vec2Forward, supports
 
 EMBEDDED = "embedded"
@@ -113,7 +114,7 @@ class Encoder:
         dtype = PRECISIONS[precision]
         self._forward = Wav2Vec2Forward(model, dtype=dtype) if self.pads else None
         self._model = None if self.pads else model.to(dtype)
-        self.min_samples = self._fewest_samples(model.config)
+        self.min_samples, self.frame_shift = self._frame_samples(model.config)
 
     @classmethod
     def load(
@@ -181,15 +182,19 @@ class Encoder:
         frames: bool = False,
         dtype: str = "float32",
         channels: str = "mean",
+        chunk_seconds: float = CHUNK_SECONDS,
     ) -> FeatureSpec:
         """Return everything that changes the numbers of features made by this encoder; all layers by default.
 
         Raises
         ------
         ValueError
-            Where a layer, a pooling or the storage type is none of those there are, or ``channels`` is neither
-            ``mean`` nor a number.
+            Where a layer, a pooling or the storage type is none of those there are, ``channels`` is neither
+            ``mean`` nor a number, or chunks are shorter than a second.
         """
+        if chunk_seconds != 0 and not chunk_seconds >= MIN_CHUNK_SECONDS:
+            msg = f"chunk_seconds must be 0, for audio in one piece, or at least {MIN_CHUNK_SECONDS:g}. Got {chunk_seconds:g} instead."
+            raise ValueError(msg)
         return FeatureSpec(
             model_id=self.model_id,
             revision=self.revision,
@@ -205,6 +210,7 @@ class Encoder:
             dtype=dtype,
             sample_rate=self.sample_rate,
             channels=str(parse_channel(channels)),
+            chunk_seconds=float(chunk_seconds),
         )
 
     def encode(self, waveforms: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Iterator[Tensor]]:
@@ -275,16 +281,16 @@ class Encoder:
         # has always had it.
         return [*output.hidden_states[: self.num_hidden_layers], output.last_hidden_state]
 
-    def _fewest_samples(self, config: Any) -> int:
-        """Return the shortest input, in samples, that makes one frame."""
+    def _frame_samples(self, config: Any) -> tuple[int, int]:
+        """Return the shortest input, in samples, that makes one frame, and the samples from frame to frame."""
         if self._input_features is not None:
             # Two 25 ms windows 10 ms apart, stacked into one frame.
-            return 560
+            return 560, 320
         receptive, shift = 1, 1
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             receptive += (kernel - 1) * shift
             shift *= stride
-        return receptive
+        return receptive, shift
 
 
 def normalise(waveform: NDArray[np.float32]) -> NDArray[np.float32]:

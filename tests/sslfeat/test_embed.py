@@ -141,7 +141,7 @@ def test_one_that_memory_does_not_hold_says_so(encoder: Encoder, monkeypatch: py
     limit(encoder, 20_000, torch.OutOfMemoryError("CUDA out of memory."), monkeypatch)
     found = embed_all(encoder, encoder.spec(), make_waveforms(32_000, 500, 600), Budget(10**6))
     assert [one.reason for one in found] == [
-        "2 s of audio don't fit into the memory of cpu; cut the file into shorter ones.",
+        "2 s of audio don't fit into the memory of cpu; extract with a smaller chunk_seconds.",
         "",
         "",
     ]
