@@ -231,8 +231,12 @@ def _fit_predict(task: Task, features: NDArray[np.float32], jobs: Sequence[Job])
     if isinstance(estimator, Pipeline) and isinstance(estimator[-1], FeedforwardClassifier):
         yield from _fit_predict_together(task, features, jobs, estimator)
         return
-    if all(is_served(estimator, len(train), features.shape[1]) for train, _, _ in jobs):
-        yield from _fit_predict_by_products(task, features, jobs, estimator)
+    by_part: dict[tuple[bytes, bytes], list[int]] = {}
+    for place, (train, test, _) in enumerate(jobs):
+        by_part.setdefault((train.tobytes(), test.tobytes()), []).append(place)
+    several, most_rows = len(by_part) < len(jobs), max(len(train) for train, _, _ in jobs)
+    if is_served(estimator, most_rows, features.shape[1], several=several):
+        yield from _fit_predict_by_products(task, features, jobs, estimator, by_part.values())
         return
     for train, test, candidate in jobs:
         fitted = clone(estimator).set_params(**dict(candidate.parameters))
@@ -265,14 +269,15 @@ def _fit_predict_together(
 
 
 def _fit_predict_by_products(
-    task: Task, features: NDArray[np.float32], jobs: Sequence[Job], estimator: BaseEstimator
+    task: Task,
+    features: NDArray[np.float32],
+    jobs: Sequence[Job],
+    estimator: BaseEstimator,
+    by_part: Iterable[Sequence[int]],
 ) -> Iterator[Fitted]:
-    """Do as the plain loop does, with the rows of each part multiplied once for all candidates."""
-    by_part: dict[tuple[bytes, bytes], list[int]] = {}
-    for place, (train, test, _) in enumerate(jobs):
-        by_part.setdefault((train.tobytes(), test.tobytes()), []).append(place)
+    """Do as the plain loop does, with the rows of each part multiplied once for all of its jobs."""
     found: dict[int, Fitted] = {}
-    for places in by_part.values():
+    for places in by_part:
         train, test, _ = jobs[places[0]]
         gram = Gram(features[train], features[test])
         for place in places:

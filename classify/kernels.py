@@ -13,11 +13,11 @@ Matrix = NDArray[np.float64]
 MOST_ROWS = 5000  # of a training part: its Gram matrix is then 200 MB
 
 
-def is_served(estimator: BaseEstimator, num_rows: int, num_features: int) -> bool:
+def is_served(estimator: BaseEstimator, num_rows: int, num_features: int, *, several: bool) -> bool:
     """Return whether a Gram matrix spares work in fitting this pipeline on that many rows.
 
     That is a support vector machine of linear or Gaussian kernel, or a ridge that weighs no class, behind a plain
-    ``StandardScaler``. For a ridge there must be no more rows than features.
+    ``StandardScaler``. A ridge gains where ``several`` are fitted on one training part, of no more rows than features.
     """
     if not isinstance(estimator, Pipeline) or len(estimator) != 2 or num_rows > MOST_ROWS:
         return False
@@ -28,7 +28,8 @@ def is_served(estimator: BaseEstimator, num_rows: int, num_features: int) -> boo
         return classifier.kernel in ("linear", "rbf") and classifier.probability is not True
     plain = RidgeClassifier(alpha=classifier.alpha) if type(classifier) is RidgeClassifier else None
     return (
-        plain is not None
+        several
+        and plain is not None
         and classifier.get_params() == plain.get_params()
         and np.isscalar(classifier.alpha)
         and num_rows <= num_features

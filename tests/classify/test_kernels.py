@@ -27,7 +27,7 @@ def test_predictions_are_those_of_the_pipeline(name, labels):
     gram = Gram(X[:120], X[120:])
     for parameters in [{}, *ParameterGrid(GRIDS[name])]:
         estimator = make_classifier(name).set_params(**parameters)
-        assert is_served(estimator, 120, 150)
+        assert is_served(estimator, 120, 150, several=True)
         expected = estimator.fit(X[:120], y[:120]).predict(X[120:])
         np.testing.assert_array_equal(gram.fit_predict(estimator[-1], y[:120]), expected)
 
@@ -57,7 +57,12 @@ def test_weights_and_widths_of_a_machine_are_kept(gamma):
     ids=str,
 )
 def test_what_needs_more_than_products_is_left_alone(estimator, rows):
-    assert not is_served(estimator, rows, 100)
+    assert not is_served(estimator, rows, 100, several=True)
+
+
+def test_a_lone_ridge_is_as_fast_by_itself():
+    assert not is_served(make_classifier("ridge"), 10, 100, several=False)
+    assert is_served(make_classifier("svm"), 10, 100, several=False)
 
 
 @pytest.mark.parametrize(("name", "layers"), [("svm", [1]), ("linear-svm", "best")])
