@@ -42,6 +42,8 @@ class Recipe:
     warmup_steps : int
     decay_share : float
         The last share of the steps, over which the rate falls to 0 along a cosine.
+    start_from : str
+        Folder of an encoder that an earlier run wrote, to go on from with new heads; empty starts from the filterbank.
     """
 
     conv_dim: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 192)
@@ -59,6 +61,7 @@ class Recipe:
     warmup_steps: int = 100
     decay_share: float = 0.3
     weight_decay: float = 0.01
+    start_from: str = ""
     seed: int = 0
 
 
@@ -112,7 +115,10 @@ class Run:
             pooled_layers=recipe.pooled_layers,
             weights=recipe.task_weights,
         )
-        if state is None:
+        if state is None and recipe.start_from:
+            earlier = HubertModel.from_pretrained(recipe.start_from, dtype=torch.float32)
+            self.student.encoder.load_state_dict(earlier.state_dict())
+        elif state is None:
             self.student.warm_start(crops)
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay

@@ -108,6 +108,28 @@ def test_a_new_run_starts_warm_and_a_resumed_one_where_it_was(tmp_path, sampler,
     assert starts == [3]
 
 
+def test_a_run_may_start_from_what_an_earlier_one_exported(tmp_path, sampler, monkeypatch):
+    first = Run(sampler, SMALL, tmp_path / "first")
+    first.advance(10)
+    first.save()
+    monkeypatch.setattr(Student, "warm_start", lambda *_: pytest.fail("the filterbank was built again"))
+    recipe = dataclasses.replace(
+        SMALL, start_from=str(tmp_path / "first/encoder"), regress_layers=(0, 2), pooled_layers=(0, 1)
+    )
+    second = Run(sampler, recipe, tmp_path / "second")
+    learnt = first.student.encoder.state_dict()
+    for name, tensor in second.student.encoder.state_dict().items():
+        assert torch.equal(tensor, learnt[name]), name
+    assert second.step == 0
+    assert set(second.student.frame_heads) == {"0", "2"}
+    second.advance(10)
+    second.save()
+    # the earlier encoder is read once: a run that goes on has its own weights
+    moved = weights(second)
+    for name, tensor in weights(Run(sampler, recipe, tmp_path / "second")).items():
+        assert torch.equal(tensor, moved[name]), name
+
+
 def test_training_reports_its_steps_losses_and_time_left(tmp_path, sampler, caplog):
     with caplog.at_level(logging.INFO, logger="pretraining"):
         train(Run(sampler, SMALL, tmp_path), steps=4, save_every=3600, report_every=2)
