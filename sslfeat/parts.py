@@ -76,7 +76,7 @@ class Parts:
             try:
                 self._take_lock()
                 self._sweep()
-                self.adopt()
+                self.adopt(overwrite=self.overwrite)
                 for path in self._committed():
                     self._check(path)
             except BaseException:
@@ -100,16 +100,19 @@ class Parts:
         numbers = [int(path.stem.removeprefix("part-")) for path in self.directory.glob("part-*")]
         return self.directory / f"part-{max(numbers, default=0) + 1:08d}.h5"
 
-    def adopt(self) -> None:
-        """Make parts of what is committed in the folder of shards, which is removed where nothing else is in it."""
+    def adopt(self, *, overwrite: bool = False) -> None:
+        """Make parts of what is committed in the folder of shards, or throw it away; the folder goes where it is empty."""
         names = {path.name.removesuffix(".parts") for path in self.shards.glob("[!.]*")}
         for name in sorted(name for name in names if name.endswith(".h5")):
-            when_free(functools.partial(self._adopt, self.shards / name), patience=_ADOPTION_PATIENCE)
+            when_free(
+                functools.partial(self._adopt, self.shards / name, overwrite=overwrite),
+                patience=_ADOPTION_PATIENCE,
+            )
         with contextlib.suppress(OSError):
             self.shards.rmdir()
 
-    def _adopt(self, path: Path) -> None:
-        with Parts(path, self.spec, overwrite=self.overwrite) as shard:
+    def _adopt(self, path: Path, *, overwrite: bool) -> None:
+        with Parts(path, self.spec, overwrite=overwrite) as shard:
             for committed in shard._committed():
                 committed.rename(self.next_path())
             self.set_aside += shard.set_aside
