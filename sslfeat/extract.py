@@ -11,6 +11,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from operator import attrgetter
 from pathlib import Path
 
@@ -198,26 +199,27 @@ def make_plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> Plan
         twice = next(one.id for index, one in enumerate(utterances) if place[one.id] != index)
         msg = f"utterances must have distinct ids. Got {twice!r} twice."
         raise ValueError(msg)
-    folder = str(root)
-    files = (os.path.join(folder, utterance.path) for utterance in utterances)  # noqa: PTH118  (see stamp)
-    stamps = np.array([stamp(path) for path in files], np.int64).reshape(-1, 2)
+    folder = os.path.join(root, "")  # noqa: PTH118  (see stamp)
+    paths = map(attrgetter("path"), utterances)
+    files = (path if path.startswith("/") else folder + path for path in paths)
+    stamps = np.array(list(map(stamp, files)), np.int64).reshape(-1, 2)
     missing = (stamps == 0).all(axis=1)
     settled = np.zeros(len(utterances), bool)
     failures: dict[str, str] = {}
     duplicates: dict[str, Duplicate] = {}
     for cache in parts.caches():  # the newest statement about an utterance holds
         ids = cache.utterance_ids.tolist()
-        places = np.array([place.get(identity, -1) for identity in ids], np.intp)
+        places = np.fromiter(map(place.get, ids, repeat(-1)), np.intp, len(ids))
         rows = np.flatnonzero(places >= 0)
         places = places[rows]
-        asked = [utterances[index] for index in places.tolist()]
+        asked = list(map(utterances.__getitem__, places.tolist()))
         held = np.stack([cache.column(name)[rows] for name in ("file_size", "file_mtime_ns")], axis=1)
         same = missing[places] | (held == stamps[places]).all(axis=1)
         for field in dataclasses.fields(Utterance):
             wanted = np.array(list(map(attrgetter(field.name), asked)), dtype=field.type)
             same &= cache.column(field.name)[rows] == wanted
         settled[places] = same
-        for identity in (failures.keys() | duplicates.keys()) & set(ids):
+        for identity in (failures.keys() | duplicates.keys()).intersection(ids):
             failures.pop(identity, None)
             duplicates.pop(identity, None)
         for duplicate in cache.duplicates:
