@@ -27,6 +27,7 @@ from sslfeat.options import (
 )
 
 if TYPE_CHECKING:
+    from cache import FeatureSpec
     from classify import Bundle
     from sslfeat.corpora import CorpusListing
 
@@ -169,6 +170,40 @@ def info(cache_path: Path, as_json: bool) -> None:
     console = Console()
     for table in describe_cache(summary, console.width):
         console.print(table)
+
+
+@main.command()
+@click.argument("cache_path", metavar="CACHE.h5", type=click.Path(path_type=Path))
+@click.option("--sample", default=0, type=click.IntRange(min=0), metavar="N", help="Embed N utterances again, each alone, and compare; drawn at random.")
+@click.option("--root", default=".", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder that the cache's paths start from: the CORPUS_DIR of `extract`.")
+@click.option("--model", "model_id", help="The encoder, where the cache was made by one in a local directory.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
+@click.option("--seed", default=0, help="Of the draw.")
+def verify(cache_path: Path, sample: int, root: Path, model_id: str | None, device: str, seed: int) -> None:
+    """Check every checksum of a cache, and its numbers against its audio.
+
+    \b
+    sslfeat verify emodb.h5
+    sslfeat verify emodb.h5 --sample 8 --root emodb/wav
+
+    Exit status 1 says that the cache is damaged or differs from what its encoder makes now.
+    """
+    from cache import FeatureCache
+
+    with FeatureCache(cache_path) as cache:
+        if found := cache.verify():
+            raise click.ClickException("\n".join(found))
+        click.echo(f"{cache_path}: {len(cache)} utterances, all checksums hold.")
+        if sample:
+            from sslfeat.terminal import show_progress
+            from sslfeat.verify import compare_again
+
+            model_id, revision = _encoder_of(cache.spec, model_id, "the cache's")
+            with show_progress("utterances") as show:
+                told = compare_again(cache, sample, root=root, model_id=model_id, revision=revision, device=device, seed=seed, progress=lambda done, total: show(done, total, ""))
+            click.echo("\n".join(told.lines()))
+            if told.is_off:
+                sys.exit(1)
 
 
 @main.command()
@@ -354,6 +389,16 @@ def _lead_with(source: str | Path) -> Iterator[None]:
         raise SpecMismatchError(msg) from error
 
 
+def _encoder_of(spec: "FeatureSpec", model_id: str | None, whose: str) -> tuple[str, str | None]:
+    """Return where an encoder is to be loaded from, and its revision: as the spec says, where none is named."""
+    if model_id is not None:
+        return model_id, None
+    if spec.revision == "local" and spec.model_id != "embedded":
+        msg = f"{whose} encoder, {spec.model_id}, was a local directory; name it with --model."
+        raise click.UsageError(msg)
+    return spec.model_id, None if spec.revision == "local" else spec.revision
+
+
 def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, device: str, jobs: int, quiet: bool) -> tuple[list[str], Any, list[str]]:
     """Return names, features and failures of audio files, made as the bundle demands."""
     import numpy as np
@@ -363,18 +408,15 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
     # What is missing shows before the encoder is loaded.
     paths = [one for path in audio for one in ([path / name for name in audio_files(path)] if path.is_dir() else [path])]
     wanted = bundle.spec
-    if model_id is None and wanted.revision == "local" and wanted.model_id != "embedded":
-        msg = f"the bundle's encoder, {wanted.model_id}, was a local directory; name it with --model."
-        raise click.UsageError(msg)
+    source, revision = _encoder_of(wanted, model_id, "the bundle's")
     from sslfeat.embedder import embed_files
     from sslfeat.encoder import Encoder
     from sslfeat.terminal import show_progress
 
-    revision = wanted.revision if model_id is None and wanted.revision != "local" else None
-    encoder = Encoder.load(model_id or wanted.model_id, revision=revision, device=device, precision=wanted.precision)
+    encoder = Encoder.load(source, revision=revision, device=device, precision=wanted.precision)
     poolings = bundle.pooling.split("+")
     spec = encoder.spec(layers=bundle.layers, pooling=poolings, dtype=wanted.dtype, channels=wanted.channels, chunk_seconds=wanted.chunk_seconds)
-    with _lead_with(model_id or wanted.model_id):
+    with _lead_with(source):
         bundle.check_spec(spec)
     names: list[str] = []
     blocks: list[Any] = []
