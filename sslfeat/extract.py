@@ -11,7 +11,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from operator import attrgetter
 from pathlib import Path
 
@@ -202,7 +202,7 @@ def make_plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> Plan
     folder = os.path.join(root, "")  # noqa: PTH118  (see stamp)
     paths = map(attrgetter("path"), utterances)
     files = (path if path.startswith("/") else folder + path for path in paths)
-    stamps = np.array(list(map(stamp, files)), np.int64).reshape(-1, 2)
+    stamps = np.fromiter(chain.from_iterable(map(stamp, files)), np.int64).reshape(-1, 2)
     missing = (stamps == 0).all(axis=1)
     settled = np.zeros(len(utterances), bool)
     failures: dict[str, str] = {}
