@@ -244,10 +244,12 @@ class Encoder:
         if self._forward is not None:
             num_samples = torch.tensor(lengths)
             num_frames = self._forward.num_frames(num_samples)
-            padded = self._forward.padded_samples(int(num_frames.max()))
-            batch = self._stack(waveforms, padded).to(self.device)
-            on_device = num_frames.to(self.device)
-            return on_device, self._forward(batch, num_samples.to(self.device))
+            batch = self._stack(waveforms, self._forward.padded_samples(int(num_frames.max())))
+            if self.device.type == "cuda":
+                # From pinned memory the copy runs beside what the device is doing.
+                batch = batch.pin_memory()
+            on_device = batch.to(self.device, non_blocking=True)
+            return num_frames.to(self.device), self._forward(on_device, num_samples)
         if len(set(lengths)) > 1:
             msg = f"{self.architecture} encoders take batches of one length. Got lengths {min(lengths)} to {max(lengths)} instead."
             raise ValueError(msg)

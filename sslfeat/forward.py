@@ -104,7 +104,7 @@ class Wav2Vec2Forward:
         waveforms : Tensor of shape (utterance, sample)
             float32, zero past each utterance's end; as long as ``padded_samples`` says.
         num_samples : Tensor of shape (utterance,)
-            int64, on the same device.
+            int64, on the CPU, so that nothing here waits for a GPU.
 
         Notes
         -----
@@ -112,18 +112,19 @@ class Wav2Vec2Forward:
         layer norm where the architecture has one. Frames past ``num_frames(num_samples)`` mean nothing.
         """
         num_frames = self.num_frames(num_samples)
-        x = self._convolve(waveforms, num_samples, num_frames)  # (utterance, frame, channel)
+        most = int(num_frames.max())
+        x = self._convolve(waveforms, num_samples, num_frames)[:, :most]  # (utterance, frame, channel)
         if self._projection_norm is not None:
             x = self._projection_norm(x)
         x = self._projection(x)
-        valid = torch.arange(x.shape[1], device=x.device) < num_frames[:, None]
+        valid = torch.arange(most, device=x.device) < num_frames.to(x.device)[:, None]
         # A zero frame is what the positional convolution sees past the end of a lone utterance.
         x = x.masked_fill_(~valid[:, :, None], 0)
         x = self._positional(x).add_(x)
         if not self.stable:
             x = self._norm(x)
         yield x
-        mask = None if bool(valid.all()) else valid[:, None, None, :]  # (utterance, 1, 1, key)
+        mask = None if int(num_frames.min()) == most else valid[:, None, None, :]  # (utterance, 1, 1, key)
         for block in self._blocks[:-1]:
             x = block(x, mask)
             yield x
@@ -131,7 +132,7 @@ class Wav2Vec2Forward:
         yield self._norm(x) if self.stable else x
 
     def _convolve(self, waveforms: Tensor, num_samples: Tensor, num_frames: Tensor) -> Tensor:
-        windows, weight, bias = self._first.prepare(waveforms, num_samples)
+        windows, weight, bias = self._first.prepare(waveforms, num_samples.to(waveforms.device))
         if self.tile_frames is None:
             return self._later(self._first(windows, weight, bias))
         rows_a_frame = _LATER_STRIDE ** len(self._convs)
