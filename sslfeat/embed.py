@@ -109,7 +109,8 @@ def embed_batches(
     waiting: deque[tuple[list[int], Future[list[Embedded] | None]]] = deque()
     with exact_products(), _lanes(encoder) as (num_lanes, submit):
         while batches or waiting:
-            while batches and len(waiting) < num_lanes:
+            # Twice as many as lanes, so that none waits while the caller writes.
+            while batches and len(waiting) < 2 * num_lanes:
                 batch = batches.popleft()
                 if len(batch) > 1 and lengths[batch[0]] * len(batch) > budget.max_padded_samples:
                     half = len(batch) // 2
