@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,3 +222,24 @@ def test_threads_are_given_back_where_the_caller_stops(encoder: Encoder, two_thr
     batches.close()
     assert torch.get_num_threads() == 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-2)])
+def test_a_gpu_makes_what_a_cpu_makes(
+    encoder: Encoder, model_directory: Path, precision: str, tolerance: float
+) -> None:
+    on_gpu = Encoder.load(str(model_directory), device="cuda", precision=precision)
+    waveforms = make_waveforms(*LENGTHS, *[20_000 + 33 * k for k in range(40)])
+    spec = on_gpu.spec(pooling=("mean", "std"), frames=True)
+    alone = embed_all(encoder, encoder.spec(pooling=("mean", "std"), frames=True), waveforms, Budget(1))
+    for one, other in zip(embed_all(on_gpu, spec, waveforms, make_budget(on_gpu, 5.0)), alone, strict=True):
+        assert one.num_frames == other.num_frames
+        assert one.frames is not None
+        assert np.linalg.norm(one.frames - other.frames) < tolerance * np.linalg.norm(other.frames)
+        for name in spec.pooling:
+            expected = other.pooled["mean"]
+            assert np.linalg.norm(one.pooled[name] - other.pooled[name]) < tolerance * np.linalg.norm(
+                expected
+            )
