@@ -22,6 +22,7 @@ from sslfeat.options import (
     parse_layers,
     parse_pairs,
     parse_poolings,
+    parse_shard,
     parse_sides,
     with_corpus_options,
 )
@@ -99,18 +100,21 @@ def _list_corpus(**options: Any) -> "CorpusListing":
 @click.option("--dtype", default="float32", type=click.Choice(["float32", "float16"]), help="Type of the stored numbers.")
 @click.option("--chunk-seconds", default=60.0, type=click.FloatRange(min=0), help="Longer audio is read and encoded in overlapping chunks, in the memory of one; 0: always in one piece.")
 @click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1; or several as cuda:0,cuda:1, with a process each.")
+@click.option("--shard", callback=parse_shard, metavar="I/N", help="Only the I-th of N shares of the utterances, as 2/8; `sslfeat merge` joins their caches. A share goes by the utterances' ids alone: new files move no old one.")
+@click.option("--scheduler", metavar="ADDRESS", help="Let the workers of a Dask cluster do it, which see the same files; needs sslfeat[dask].")
 @click.option("--batch-seconds", type=click.FloatRange(min=0, min_open=True), help="Audio encoded at once, padding counted; changes no number. [default: 6 a core on a CPU, 320 on a GPU]", show_default=False)
 @click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
 @click.option("--overwrite", is_flag=True, help="Throw away what is there under that name and start again.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[int] | None, pooling: list[str], frames: bool, precision: str, dtype: str, chunk_seconds: float, channels: str, device: str, batch_seconds: float | None, jobs: int, overwrite: bool, quiet: bool, **corpus_options: Any) -> None:
+def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[int] | None, pooling: list[str], frames: bool, precision: str, dtype: str, chunk_seconds: float, channels: str, device: str, shard: tuple[int, int] | None, scheduler: str | None, batch_seconds: float | None, jobs: int, overwrite: bool, quiet: bool, **corpus_options: Any) -> None:
     """Embed a corpus: every layer of every utterance, pooled over time, in one file.
 
     \b
     sslfeat extract emodb/wav -o emodb.h5
     sslfeat extract emodb/wav -o emodb-w2v2.h5 --model facebook/wav2vec2-base --device cuda
     sslfeat extract calls/ -o calls.h5 --pattern '{speaker}_{label}_*.wav'
+    sslfeat extract calls/ -o calls-2.h5 --shard 2/8
 
     CORPUS_DIR is a known corpus, a Kaldi data folder, an audformat database or a Hugging Face dataset on disk.
 
@@ -118,33 +122,17 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
     """
     from sslfeat.parts import check_target
 
+    devices = device.split(",")
+    if scheduler and len(devices) > 1:
+        msg = "--device is one for each worker where there is a --scheduler."
+        raise click.UsageError(msg)
     listing = _list_corpus(**corpus_options)
     check_target(cache_path)
-    from sslfeat.encoder import Encoder
-    from sslfeat.extract import Progress
-    from sslfeat.extract import extract as run
-    from sslfeat.terminal import show_progress, tell, tell_extraction
+    from sslfeat.launch import launch
+    from sslfeat.terminal import tell_extraction
 
-    encoder = Encoder.load(model_id, revision=revision, device=device, precision=precision)
-    default = ", the small encoder in the package; --model names another" if model_id == "embedded" else ""
-    tell(f"encoder {encoder.model_id}{default}: {encoder.num_hidden_layers} blocks of {encoder.hidden_size}, {precision} on {encoder.device}.")
-    with show_progress("utterances", quiet=quiet) as show:
-
-        def on_progress(progress: Progress) -> None:
-            rate = progress.audio_seconds / max(progress.wall_seconds, 1e-9)
-            show(progress.done, progress.total, f"{rate:.0f} s of audio per second, {progress.num_failures} failed")
-
-        done = run(
-            listing.utterances,
-            cache_path,
-            root=listing.root,
-            encoder=encoder,
-            spec=encoder.spec(layers=layers, pooling=pooling, frames=frames, dtype=dtype, channels=channels, chunk_seconds=chunk_seconds),
-            batch_seconds=batch_seconds,
-            jobs=jobs,
-            overwrite=overwrite,
-            progress=on_progress,
-        )
+    spec_options = {"layers": layers, "pooling": pooling, "frames": frames, "dtype": dtype, "channels": channels, "chunk_seconds": chunk_seconds}
+    done = launch(listing, cache_path, model_id=model_id, revision=revision, precision=precision, devices=devices, scheduler=scheduler, shard=shard, spec_options=spec_options, batch_seconds=batch_seconds, jobs=jobs, overwrite=overwrite, quiet=quiet)
     tell_extraction(done)
     click.echo(cache_path)
     if done.failures:

@@ -63,6 +63,19 @@ def parse_pairs(_context: click.Context, option: click.Parameter, pairs: Sequenc
     return parsed
 
 
+def parse_shard(
+    _context: click.Context, _option: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    """Read ``2/8``."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"0*(\d{1,9})/0*(\d{1,9})", text, re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        msg = f"a share is I/N with I in 1..N, as 2/8. Got {text!r} instead."
+        raise click.BadParameter(msg)
+    return int(match[1]), int(match[2])
+
+
 def parse_channels(_context: click.Context, _option: click.Parameter, text: str) -> str:
     """Read ``mean`` or the number of a channel."""
     if text != "mean" and not (text.isascii() and text.isdigit()):

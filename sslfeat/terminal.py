@@ -18,6 +18,7 @@ from sslfeat.tables import make_table
 
 if TYPE_CHECKING:
     from sslfeat.extract import Extraction
+    from sslfeat.extract import Progress as ExtractionProgress
 
 Show = Callable[[int, int, str], None]
 
@@ -56,6 +57,22 @@ def show_progress(what: str, *, quiet: bool = False) -> Iterator[Show]:
             )
     else:
         yield _plain_lines(what)
+
+
+@contextlib.contextmanager
+def show_extraction(*, quiet: bool = False) -> Iterator[Callable[["ExtractionProgress"], None]]:
+    """Give a function that shows how far an extraction is, as `show_progress` does."""
+    with show_progress("utterances", quiet=quiet) as show:
+
+        def show_rate(progress: "ExtractionProgress") -> None:
+            rate = progress.audio_seconds / max(progress.wall_seconds, 1e-9)
+            show(
+                progress.done,
+                progress.total,
+                f"{rate:.0f} s of audio per second, {progress.num_failures} failed",
+            )
+
+        yield show_rate
 
 
 def _plain_lines(what: str) -> Show:

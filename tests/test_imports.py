@@ -32,7 +32,19 @@ ALLOWED = {
         *("cache", "numpy", "scipy", "sklearn", "torch", "joblib", "skops", "rich", "threadpoolctl"),
     },
     "sslfeat": {
-        *("cache", "numpy", "torch", "transformers", "soundfile", "soxr", "sklearn", "rich", "click", "av"),
+        *(
+            "cache",
+            "numpy",
+            "torch",
+            "transformers",
+            "soundfile",
+            "soxr",
+            "sklearn",
+            "rich",
+            "click",
+            "av",
+            "distributed",
+        ),
     },
     "cli": {"click", "rich", "numpy", "cache", "classify", "sslfeat"},
 }
