@@ -7,6 +7,7 @@ fast as a raw file, needs no lock between threads or processes, and no failing d
 import contextlib
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
@@ -128,27 +129,37 @@ class CacheFile:
         if not buffer.size:
             return buffer
         raw = self._reopened()
+        slabs = deque(range(0, len(buffer), SLAB_BYTES))
 
-        def fill(slabs: range) -> None:
-            for here in slabs:
-                slab = buffer[here : here + SLAB_BYTES]
-                self._read_into(raw, dataset, slab, extent.offset + begin + here)
-                wanted = expected[here // BLOCK_BYTES : (here + SLAB_BYTES) // BLOCK_BYTES]
-                if not np.array_equal(checksums(slab), wanted):
-                    msg = (
-                        f"{self.path}: {dataset!r} is damaged, its checksum doesn't fit; "
-                        "restore the file or extract again."
-                    )
-                    raise CacheError(msg)
+        def fill() -> None:
+            # Each thread takes the next slab, so that one on a busy core holds up no other.
+            while slabs:
+                try:
+                    here = slabs.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                fill_slab(here)
+
+        def fill_slab(here: int) -> None:
+            slab = buffer[here : here + SLAB_BYTES]
+            self._read_into(raw, dataset, slab, extent.offset + begin + here)
+            wanted = expected[here // BLOCK_BYTES : (here + SLAB_BYTES) // BLOCK_BYTES]
+            if not np.array_equal(checksums(slab), wanted):
+                msg = (
+                    f"{self.path}: {dataset!r} is damaged, its checksum doesn't fit; "
+                    "restore the file or extract again."
+                )
+                raise CacheError(msg)
 
         self._read_into(raw, dataset, expected.view(np.uint8), sums.offset + first * 8)
-        slabs = range(0, len(buffer), SLAB_BYTES)
         if len(buffer) < THREADED_BYTES:
-            fill(slabs)
+            fill()
         else:
             with ThreadPoolExecutor(THREADS) as pool:
-                for _ in pool.map(fill, [slabs[thread::THREADS] for thread in range(THREADS)]):
-                    pass
+                others = [pool.submit(fill) for _ in range(THREADS - 1)]
+                fill()
+                for other in others:
+                    other.result()
         return buffer[start - begin : stop - begin]
 
     def _read_into(self, raw: FileIO, dataset: str, buffer: NDArray[np.uint8], offset: int) -> None:
