@@ -4,7 +4,6 @@
 # fmt: off
 
 import contextlib
-import json
 import re
 import shlex
 import shutil
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sslfeat.commands import PARTIAL_SUCCESS, check, corpora, encoder_of, info, list_asked, merge, verify
 from sslfeat.options import (
     CLASSIFIERS,
     PROTOCOLS,
@@ -28,11 +28,8 @@ from sslfeat.options import (
 )
 
 if TYPE_CHECKING:
-    from cache import FeatureSpec
     from classify import Bundle
-    from sslfeat.corpora import CorpusListing
 
-PARTIAL_SUCCESS = 3
 INTERRUPTED = 130
 
 
@@ -69,23 +66,6 @@ def main(debug: bool) -> None:
     sslfeat fit CACHE.h5 -o RESULTS_DIR        classifiers compared on unheard speakers
     sslfeat predict RESULTS_DIR/bundle AUDIO   the best one on new audio
     """
-
-
-def _list_corpus(**options: Any) -> "CorpusListing":
-    from sslfeat.listing import RequestError, list_corpus
-    from sslfeat.terminal import tell
-
-    try:
-        listing = list_corpus(**{name: value for name, value in options.items() if value is not None})
-    except RequestError as error:
-        raise click.UsageError(str(error)) from error
-    speakers = len({utterance.speaker for utterance in listing.utterances} - {""})
-    labels = len({utterance.label for utterance in listing.utterances} - {""})
-    how = f" (guessed from the names; say --corpus {listing.name} to be sure)" if listing.guessed else ""
-    tell(f"{listing.root}: {listing.name}{how}, {len(listing.utterances)} utterances, {speakers} speakers, {labels} labels.")
-    for note in listing.notes:
-        tell(f"note: {note}")
-    return listing
 
 
 @main.command()
@@ -126,7 +106,7 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
     if scheduler and len(devices) > 1:
         msg = "--device is one for each worker where there is a --scheduler."
         raise click.UsageError(msg)
-    listing = _list_corpus(**corpus_options)
+    listing = list_asked(**corpus_options)
     check_target(cache_path)
     from sslfeat.launch import launch
     from sslfeat.terminal import tell_extraction
@@ -140,73 +120,6 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
 
 
 @main.command()
-@click.argument("cache_path", metavar="CACHE.h5", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def info(cache_path: Path, as_json: bool) -> None:
-    """Show what a cache holds and what made its numbers."""
-    from cache import FeatureCache
-
-    with FeatureCache(cache_path) as cache:
-        summary = cache.summary()
-    if as_json:
-        click.echo(json.dumps(summary, indent=1))
-        return
-    from rich.console import Console
-
-    from sslfeat.tables import describe_cache
-
-    console = Console()
-    for table in describe_cache(summary, console.width):
-        console.print(table)
-
-
-@main.command()
-@click.argument("cache_path", metavar="CACHE.h5", type=click.Path(path_type=Path))
-@click.option("--sample", default=0, type=click.IntRange(min=0), metavar="N", help="Embed N utterances again, each alone, and compare; drawn at random.")
-@click.option("--root", default=".", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder that the cache's paths start from: the CORPUS_DIR of `extract`.")
-@click.option("--model", "model_id", help="The encoder, where the cache was made by one in a local directory.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
-@click.option("--seed", default=0, help="Of the draw.")
-def verify(cache_path: Path, sample: int, root: Path, model_id: str | None, device: str, seed: int) -> None:
-    """Check every checksum of a cache, and its numbers against its audio.
-
-    \b
-    sslfeat verify emodb.h5
-    sslfeat verify emodb.h5 --sample 8 --root emodb/wav
-
-    Exit status 1 says that the cache is damaged or differs from what its encoder makes now.
-    """
-    from cache import FeatureCache
-
-    with FeatureCache(cache_path) as cache:
-        if found := cache.verify():
-            raise click.ClickException("\n".join(found))
-        click.echo(f"{cache_path}: {len(cache)} utterances, all checksums hold.")
-        if sample:
-            from sslfeat.terminal import show_progress
-            from sslfeat.verify import compare_again
-
-            model_id, revision = _encoder_of(cache.spec, model_id, "the cache's")
-            with show_progress("utterances") as show:
-                told = compare_again(cache, sample, root=root, model_id=model_id, revision=revision, device=device, seed=seed, progress=lambda done, total: show(done, total, ""))
-            click.echo("\n".join(told.lines()))
-            if told.is_off:
-                sys.exit(1)
-
-
-@main.command()
-@click.argument("out_path", metavar="OUT.h5", type=click.Path(path_type=Path))
-@click.argument("cache_paths", metavar="IN.h5...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--overwrite", is_flag=True, help="Replace OUT.h5 where it is there.")
-def merge(out_path: Path, cache_paths: tuple[Path, ...], overwrite: bool) -> None:
-    """Join caches made by one encoder under one spec; a later one wins where two know an utterance."""
-    from cache import merge as join
-
-    join(out_path, cache_paths, overwrite=overwrite)
-    click.echo(out_path)
-
-
-@main.command()
 @click.argument("cache_paths", metavar="CACHE.h5...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", "results_dir", required=True, type=click.Path(path_type=Path), help="Folder for results.json, results.csv, predictions.csv, report.html and the bundle.")
 @click.option("--classifier", "classifiers", multiple=True, default=("logistic", "feedforward"), help=f"Repeatable: {CLASSIFIERS}, or module:Class of any scikit-learn classifier.")
@@ -217,6 +130,7 @@ def merge(out_path: Path, cache_paths: tuple[Path, ...], overwrite: bool) -> Non
 @click.option("--speaker-norm", is_flag=True, help="Standardise per speaker, tested ones too; such rows are marked transductive.")
 @click.option("--baselines/--no-baselines", default=True, help="Rows for the most frequent label and for the utterances' lengths alone.")
 @click.option("--report-optimism", is_flag=True, help="Run the paper's protocol beside the chosen one and print the gap.")
+@click.option("--fusion", multiple=True, type=click.Choice(["concatenate", "average"]), help="Repeatable: rows for all caches together too, their features side by side or their probabilities averaged.")
 @click.option("--exclude-label", "exclude_labels", multiple=True, help="Repeatable: leave a label out.")
 @click.option("--merge-labels", multiple=True, callback=parse_pairs, metavar="OLD=NEW", help="Repeatable: as excited=happiness.")
 @click.option("--jobs", default=-1, help="Processes; -1 is all cores.")
@@ -224,7 +138,7 @@ def merge(out_path: Path, cache_paths: tuple[Path, ...], overwrite: bool) -> Non
 @click.option("--device", default="cpu", help="Where feed-forward heads are trained: cpu, cuda or cuda:1.")
 @click.option("--overwrite", is_flag=True, help="Replace the results of another run in that folder.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str, ...], layers: tuple[str, ...], poolings: tuple[str, ...], protocol: str, tune: bool, speaker_norm: bool, baselines: bool, report_optimism: bool, exclude_labels: tuple[str, ...], merge_labels: dict[str, str], jobs: int, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
+def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str, ...], layers: tuple[str, ...], poolings: tuple[str, ...], protocol: str, tune: bool, speaker_norm: bool, baselines: bool, report_optimism: bool, fusion: tuple[str, ...], exclude_labels: tuple[str, ...], merge_labels: dict[str, str], jobs: int, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
     """Compare encoders, layers and classifiers on speakers they have not heard.
 
     \b
@@ -237,7 +151,7 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     """
     from cache import FeatureCache
     from classify import Bundle
-    from classify.bundle import can_keep
+    from classify.bundle import why_not_kept
     from classify.compare import compare
     from classify.estimators import make_classifier
     from classify.protocols import find_protocol
@@ -273,6 +187,7 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
             speaker_norm=speaker_norm,
             baselines=baselines,
             report_optimism=report_optimism,
+            fusion=fusion,
             checkpoint=unfinished,
             exclude_labels=exclude_labels,
             merge_labels=merge_labels,
@@ -284,7 +199,7 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
         )
     best = comparison.best
     bundle: Bundle | None = None
-    if can_keep(best):
+    if not (unkept := why_not_kept(best)):
         with warnings_as_lines():
             bundle = Bundle.fit(name_caches(caches)[best.cache], best, exclude_labels=exclude_labels, merge_labels=merge_labels, random_state=seed)
     written = write_results(comparison, results_dir, overwrite=overwrite)
@@ -301,7 +216,7 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
         click.echo(render_plain(comparison), nl=False)
     for sentence in (headline(comparison), caution(comparison), *comparison.notes):
         tell(sentence)
-    kept = f"; {best.title}, fitted again on all utterances: {results_dir / 'bundle'}" if bundle else ""
+    kept = f"; {best.title}, fitted again on all utterances: {results_dir / 'bundle'}" if bundle else f"; no bundle of {best.title}: {unkept}"
     tell(f"{', '.join(path.name for path in written)} in {results_dir}{kept}")
 
 
@@ -377,16 +292,6 @@ def _lead_with(source: str | Path) -> Iterator[None]:
         raise SpecMismatchError(msg) from error
 
 
-def _encoder_of(spec: "FeatureSpec", model_id: str | None, whose: str) -> tuple[str, str | None]:
-    """Return where an encoder is to be loaded from, and its revision: as the spec says, where none is named."""
-    if model_id is not None:
-        return model_id, None
-    if spec.revision == "local" and spec.model_id != "embedded":
-        msg = f"{whose} encoder, {spec.model_id}, was a local directory; name it with --model."
-        raise click.UsageError(msg)
-    return spec.model_id, None if spec.revision == "local" else spec.revision
-
-
 def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, device: str, jobs: int, quiet: bool) -> tuple[list[str], Any, list[str]]:
     """Return names, features and failures of audio files, made as the bundle demands."""
     import numpy as np
@@ -396,7 +301,7 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
     # What is missing shows before the encoder is loaded.
     paths = [one for path in audio for one in ([path / name for name in audio_files(path)] if path.is_dir() else [path])]
     wanted = bundle.spec
-    source, revision = _encoder_of(wanted, model_id, "the bundle's")
+    source, revision = encoder_of(wanted, model_id, "the bundle's")
     from sslfeat.embedder import embed_files
     from sslfeat.encoder import Encoder
     from sslfeat.terminal import show_progress
@@ -419,55 +324,8 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
     return names, np.concatenate(blocks), failures
 
 
-@main.command()
-@with_corpus_options
-@click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
-@click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
-def check(channels: str, jobs: int, as_json: bool, quiet: bool, **corpus_options: Any) -> None:
-    """Read a corpus without embedding it, and tell what is off.
-
-    Counts against the published ones, missing and unexpected names, unreadable, silent, clipped and repeated audio,
-    rates, durations, and labels by speaker.
-    Exit status 3 says that something is off.
-    """
-    listing = _list_corpus(**corpus_options)
-    from rich.console import Console
-
-    from sslfeat.check import check as run
-    from sslfeat.tables import describe_check
-    from sslfeat.terminal import show_progress
-
-    total = len(listing.utterances)
-    with show_progress("files", quiet=quiet) as show:
-        found = run(listing, channels=channels, jobs=jobs, progress=lambda done: show(done, total, ""))
-    console = Console()
-    if as_json:
-        click.echo(json.dumps(found.summary(), indent=1))
-    else:
-        for part in describe_check(found, console.width):
-            console.print(part, soft_wrap=True)
-    if found.is_off:
-        sys.exit(PARTIAL_SUCCESS)
-
-
-@main.command()
-@click.argument("name", required=False)
-def corpora(name: str | None) -> None:
-    """List the corpora whose naming is known, or show one in full."""
-    from rich.console import Console
-
-    from sslfeat.corpora import CORPORA
-    from sslfeat.tables import describe_corpora, describe_corpus
-
-    if name is not None and name not in CORPORA:
-        msg = f"no corpus {name!r}; known are {', '.join(CORPORA)}."
-        raise click.UsageError(msg)
-    console = Console()
-    shown = describe_corpora(CORPORA.values()) if name is None else describe_corpus(CORPORA[name], console.width)
-    console.print(shown, soft_wrap=True)
-
+for _command in (check, corpora, info, verify, merge):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     main()

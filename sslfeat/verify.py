@@ -166,9 +166,9 @@ def _compare(cache: FeatureCache, row: Row, folder: Path, encoder: Encoder, spec
     for name in spec.pooling:
         for position, number in enumerate(spec.layers):
             stored = cache.features(number, name, start=place, stop=place + 1)[0]
-            error = _relative_error(stored, made.pooled[name][position])
-            if error > worst:
-                worst, layer = error, number
+            distance = _relative_error(stored, made.pooled[name][position])
+            if distance > worst:
+                worst, layer = distance, number
     return Difference(id=one.id, error=worst, layer=layer)
 
 
