@@ -13,9 +13,12 @@ def audit(folds: "Sequence[Fold]", table: "UtteranceTable", protocol: "Protocol"
     Raises
     ------
     ValueError
-        Where a recording, or a value of a column that the protocol promises to keep apart, is in both parts.
+        Where a recording, or a value of a column that the protocol promises to keep apart, is in both parts, or
+        such a column is not known for all utterances.
     """
     checked = (*protocol.disjoint, "audio_hashes") if protocol.disjoint else ()
+    for column in protocol.disjoint:
+        _require_known(table, column)
     for fold in folds:
         for column in checked:
             _refuse_shared(fold, table, column, protocol.name)
@@ -50,6 +53,16 @@ def _num_shared(folds: "Sequence[Fold]", table: "UtteranceTable", column: str) -
     values = getattr(table, column)
     shared = [set(values[fold.train]) & set(values[fold.test]) - {""} for fold in folds]
     return len(set().union(*shared))
+
+
+def _require_known(table: "UtteranceTable", column: str) -> None:
+    unknown = [i for i, value in zip(table.utterance_ids, getattr(table, column), strict=True) if value == ""]
+    if unknown:
+        msg = (
+            f"what must be on one side of a fold must be known. {len(unknown)} of {len(table)} utterances have no "
+            f"{singular(column)}, as {unknown[0]}; name it in the corpus, or ask less of the audit."
+        )
+        raise ValueError(msg)
 
 
 def _refuse_shared(fold: "Fold", table: "UtteranceTable", column: str, protocol: str) -> None:

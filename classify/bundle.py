@@ -23,6 +23,7 @@ from cache.schema import (
 from classify.compare import software_versions
 from classify.estimators import fit_arguments
 from classify.fitting import Task, candidates_of, choose, make_task_classifier
+from classify.probabilities import with_probabilities
 from classify.protocols import Fold
 from classify.results import Result
 from classify.selection import select
@@ -35,6 +36,7 @@ BUNDLE_FORMAT, BUNDLE_VERSION = "sslfeat-bundle", 1
 TRUSTED_TYPES = frozenset(
     {
         "classify.discriminant.ShrunkDiscriminant",
+        "classify.probabilities.MarginCalibrator",
         "classify.feedforward.FeedforwardClassifier",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
         "sklearn.metrics._dist_metrics.EuclideanDistance64",
@@ -91,11 +93,14 @@ class Bundle:
         exclude_labels: Collection[str] = (),
         merge_labels: Mapping[str, str] | None = None,
         random_state: int = 0,
+        search: str = "grid",
+        class_weight: str | None = None,
     ) -> Self:
         """Fit a row's classifier again, on all utterances of its cache.
 
         Where the row chose its layer or parameters inside each training part, they are chosen once more, in
-        cross-validation over all speakers.
+        cross-validation over all speakers. A classifier that has margins and no probabilities is given some, by
+        the temperature under which its margins on held-out speakers are likeliest; its labels stay its own.
 
         Parameters
         ----------
@@ -103,7 +108,7 @@ class Bundle:
             The row's cache.
         result : Result
             A row of a comparison.
-        exclude_labels, merge_labels, random_state
+        exclude_labels, merge_labels, random_state, search, class_weight
             As the comparison was given them.
 
         Raises
@@ -133,10 +138,12 @@ class Bundle:
             random_state=random_state,
             device="cpu",
             mixed_layers=result.mixed_layers,
+            search=search,
+            class_weight=class_weight,
         )
         (chosen,) = choose(task)
         layers = task.mixed_layers or (chosen.layer,)
-        estimator = make_task_classifier(task, chosen)
+        estimator = with_probabilities(make_task_classifier(task, chosen))
         estimator.fit(
             _side_by_side(cache, layers, result.pooling)[task.rows],
             selection.table.labels,
@@ -186,7 +193,7 @@ class Bundle:
 
     @property
     def has_probabilities(self) -> bool:
-        """Whether the classifier gives probabilities; margins such as a support vector machine's are none."""
+        """Whether the classifier gives probabilities."""
         return hasattr(self.estimator, "predict_proba")
 
     def predict(self, features: NDArray[np.floating]) -> NDArray[np.str_]:

@@ -95,6 +95,8 @@ class Checkpoint:
             "speaker_norm": task.speaker_norm,
             "random_state": task.random_state,
             "device": task.device.partition(":")[0],
+            "class_weight": task.class_weight,
+            "search": task.search,
             "versions": self._versions,
         }
         digest.update(json.dumps(facts, sort_keys=True).encode())

@@ -1,6 +1,5 @@
 """Run every classifier on every layer of every cache under one protocol, and keep each prediction."""
 
-import collections
 import dataclasses
 import importlib.metadata
 import itertools
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 
 from cache.schema import CacheError
@@ -19,12 +18,12 @@ from classify.calibration import measure_calibration
 from classify.checkpoint import Checkpoint
 from classify.differences import describe_differences, find_differences
 from classify.estimators import BASELINES, MIXERS, make_classifier
-from classify.fitting import NO_POOLING, Candidate, Outcome, Task, candidates_of, join_outcomes, run
+from classify.fitting import NO_POOLING, SEARCHES, Candidate, Outcome, Task, candidates_of, join_outcomes, run
+from classify.notes import make_notes
 from classify.protocols import Fold, Protocol, find_protocol, make_folds
 from classify.results import Comparison, Folds, Result
 from classify.selection import Selection, name_caches, select
 from classify.statistics import (
-    FEW_SPEAKERS,
     count_confusions,
     estimate_scores,
     score_confusions,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from cache import FeatureCache
 
 Progress = Callable[[int, int, str], None]
+ROUNDS_AT_ONCE = 4  # of tasks per worker, where finished ones come in batches only
 PACKAGES = ("sslfeat", "numpy", "scipy", "scikit-learn", "torch")
 
 
@@ -71,8 +71,11 @@ def compare(
     classifiers: Sequence[str],
     layers: str | Sequence[int] = "all",
     poolings: Sequence[str] = ("mean",),
-    protocol: str = "leave-one-speaker-out",
+    protocol: str | Protocol = "leave-one-speaker-out",
+    audit_text: bool = False,
     tune: bool = False,
+    search: str = "grid",
+    class_weight: str | None = None,
     report_optimism: bool = False,
     exclude_labels: Collection[str] = (),
     merge_labels: Mapping[str, str] | None = None,
@@ -101,10 +104,16 @@ def compare(
         ``weighted-sum`` always has one row, of all these layers.
     poolings : sequence of str
         Stored statistics; ``mean+std`` puts two side by side.
-    protocol : str
-        Name for ``classify.protocols.find_protocol``.
+    protocol : str or Protocol
+        A name is for ``classify.protocols.find_protocol``.
+    audit_text : bool
+        Whether a sentence in both parts of a fold is an error, whatever the protocol promises.
     tune : bool
         Whether each training part chooses among the classifier's small grid of parameters.
+    search : {"grid", "halving"}
+        Whether what a training part chooses from is tried on all of it, or mostly on a few of its rows.
+    class_weight : "balanced", optional
+        Lets rare labels count as much as frequent ones in training; for classifiers that take it.
     report_optimism : bool
         Whether to run ``paper`` too and note how much higher its scores are.
     exclude_labels : collection of str
@@ -137,10 +146,16 @@ def compare(
     """
     named = name_caches(caches)
     for name in classifiers:
-        make_classifier(name)  # a wrong name should fail before the first hour of work
-    protocols = [
-        find_protocol(name) for name in dict.fromkeys([protocol, *(["paper"] if report_optimism else [])])
-    ]
+        make_classifier(name, class_weight=class_weight)  # should fail before the first hour of work
+    if search not in SEARCHES:
+        msg = f"search must be one of {', '.join(SEARCHES)}. Got {search!r} instead."
+        raise ValueError(msg)
+    chosen = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    if audit_text and "texts" not in chosen.disjoint:
+        chosen = dataclasses.replace(chosen, disjoint=(*chosen.disjoint, "texts"))
+    protocols = [chosen]
+    if report_optimism and chosen.name != "paper":
+        protocols.append(find_protocol("paper"))
     selection = select(named, exclude_labels=exclude_labels, merge_labels=merge_labels)
     divided = {p.name: make_folds(p, selection.table, random_state=random_state) for p in protocols}
 
@@ -157,6 +172,8 @@ def compare(
             speaker_norm=speaker_norm,
             random_state=random_state,
             device=device,
+            search=search,
+            class_weight=class_weight,
         )
 
     rows = []
@@ -175,6 +192,7 @@ def compare(
         for classifier in BASELINES if baselines else ():
             name = next(iter(named))
             task = make_task(name, p, NO_POOLING, classifier, [Candidate(0)])
+            task = dataclasses.replace(task, class_weight=None)
             rows.append(_Row(name, None, "none", p, task))
     finished = None if checkpoint is None else Checkpoint(checkpoint, software_versions())
     outcomes = _run_all(rows, n_jobs=n_jobs, progress=progress, checkpoint=finished)
@@ -204,7 +222,8 @@ def compare(
         caches={name: json.loads(cache.spec.to_json()) for name, cache in named.items()},
         notes=(
             *selection.notes,
-            *_notes(selection, divided[protocols[0].name][0], protocols[0], results),
+            *(["In training, labels count in inverse proportion to their number."] if class_weight else []),
+            *make_notes(selection, divided[protocols[0].name][0], protocols[0], results),
             *([describe_differences(differences, results)] if differences else []),
         ),
         command=command,
@@ -242,8 +261,7 @@ def _run_all(
     if progress is not None:
         progress(len(outcomes), len(parts), "")
     todo = [number for number in range(len(parts)) if number not in outcomes]
-    pool = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-    for number, outcome in pool(delayed(_run_numbered)(number, parts[number][1]) for number in todo):
+    for number, outcome in _as_they_finish([(number, parts[number][1]) for number in todo], n_jobs):
         outcomes[number] = outcome
         if checkpoint is not None:
             checkpoint.add(parts[number][1], outcome)
@@ -253,6 +271,18 @@ def _run_all(
         join_outcomes([outcomes[number] for number, _ in members])
         for _, members in itertools.groupby(enumerate(parts), key=lambda member: member[1][0])
     ]
+
+
+def _as_they_finish(tasks: Sequence[tuple[int, Task]], n_jobs: int) -> Iterator[tuple[int, Outcome]]:
+    calls = [delayed(_run_numbered)(*task) for task in tasks]
+    try:
+        pool = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+    except ValueError:  # a backend that hands results over all at once, as Dask's
+        at_once = ROUNDS_AT_ONCE * effective_n_jobs(n_jobs)
+        for start in range(0, len(calls), at_once):
+            yield from Parallel(n_jobs=n_jobs)(calls[start : start + at_once])
+    else:
+        yield from pool(calls)
 
 
 def _run_numbered(number: int, task: Task) -> tuple[int, Outcome]:
@@ -331,48 +361,6 @@ def _folds(protocol: Protocol, folds: Sequence[Fold], audit: str, num_utterances
         tested_in=tuple(map(tuple, tested_in.tolist())),
         audit=audit,
     )
-
-
-def _notes(
-    selection: Selection, folds: Sequence[Fold], protocol: Protocol, results: Sequence[Result]
-) -> Iterator[str]:
-    speakers = len(set(selection.table.speakers))
-    if speakers < FEW_SPEAKERS:
-        yield (
-            f"{speakers} speakers are few: the intervals can't be trusted to hold the score on new speakers "
-            "95 times in 100."
-        )
-    partial = [fold.name for fold in folds if len(set(selection.targets[fold.test])) < len(selection.labels)]
-    if partial:
-        yield (
-            f"{len(partial)} of {len(folds)} folds test some labels only, so means over folds average fewer "
-            "recalls there; pooled scores don't."
-        )
-    honest = [row for row in results if row.protocol == protocol.name and row.selection != "none"]
-    for result in honest:
-        if result.chosen:
-            often = collections.Counter(result.chosen).most_common()
-            stability = "; ".join(f"{choice} in {count} of {len(folds)} folds" for choice, count in often[:3])
-            yield f"{result.title} chose {stability}" + ("; others elsewhere." if len(often) > 3 else ".")
-    if any(result.transductive for result in results):
-        yield (
-            "Features are standardised per speaker (transductive): scores hold where many utterances of a new speaker "
-            "are there at once, without their labels."
-        )
-    paper = {_key(result): result for result in results if result.protocol == "paper"}
-    if paper and protocol.name != "paper":
-        gaps = [
-            paper[_key(result)].balanced_accuracy.value - result.balanced_accuracy.value for result in honest
-        ]
-        yield (
-            f"Under paper, with every test speaker in training, balanced accuracy is {100 * np.mean(gaps):.1f} points "
-            f"higher in the mean over {len(gaps)} rows ({100 * min(gaps):.1f} to {100 * max(gaps):.1f}): that much is "
-            "optimism."
-        )
-
-
-def _key(result: Result) -> tuple[object, ...]:
-    return result.cache, result.layers, result.pooling, result.classifier
 
 
 def software_versions() -> dict[str, str]:

@@ -71,19 +71,28 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
 }
 
 
-def make_classifier(name: str, *, random_state: int = 0) -> BaseEstimator:
+def make_classifier(name: str, *, random_state: int = 0, class_weight: str | None = None) -> BaseEstimator:
     """Build an untrained classifier from a name of the menu, or from ``module:Class``.
 
     ``module:Class`` is any importable scikit-learn classifier, or a function that returns one. It is called
     without arguments, is given ``random_state`` where it has one, and is standardised unless it is a
-    ``Pipeline``, which is taken as it is.
+    ``Pipeline``, which is taken as it is. A ``class_weight`` is set on it where there is one; ``balanced`` lets rare
+    labels count as much as frequent ones.
 
     Raises
     ------
     ValueError
         Where the name is neither on the menu nor of the form ``module:Class``, the module or the class is not
-        found, or what it makes is no classifier.
+        found, what it makes is no classifier, or it can't weigh labels and is asked to.
     """
+    if class_weight is not None:
+        estimator = make_classifier(name, random_state=random_state)
+        last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        if "class_weight" not in last.get_params(deep=False):
+            msg = f"class weights need a classifier that takes them. {name} doesn't; leave the one or the other out."
+            raise ValueError(msg)
+        last.set_params(class_weight=class_weight)
+        return estimator
     if name in (factories := FACTORIES | MIXERS | BASELINES):
         return factories[name](random_state)
     module_name, colon, attribute = name.partition(":")

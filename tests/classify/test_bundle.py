@@ -15,6 +15,7 @@ import classify.compare
 from cache import SpecMismatchError
 from classify.bundle import TRUSTED_TYPES, Bundle, BundleError, can_keep
 from classify.estimators import FACTORIES, GRIDS, make_classifier
+from classify.probabilities import with_probabilities
 
 compare = functools.partial(classify.compare.compare, baselines=False)
 
@@ -76,7 +77,7 @@ def test_the_menu_needs_no_type_that_is_not_trusted_and_no_other_is(width):
     rows = np.random.default_rng(0).normal(size=(60, width)).astype(np.float32)
     needed = set()
     for name in FACTORIES:
-        fitted = make_classifier(name).fit(rows, np.array(["anger", "fear", "joy"] * 20))
+        fitted = with_probabilities(make_classifier(name)).fit(rows, np.array(["anger", "fear", "joy"] * 20))
         needed |= set(skops.io.get_untrusted_types(data=skops.io.dumps(fitted)))
     assert needed == TRUSTED_TYPES if width == 3 else needed <= TRUSTED_TYPES
 
@@ -101,7 +102,7 @@ def test_what_the_row_chose_is_chosen_again_on_all_speakers(cache):
             cv=StratifiedGroupKFold(3),
         )
         scores[alpha] = balanced_accuracy_score(cache.labels, predicted)
-    assert bundle.estimator[-1].alpha == max(scores, key=scores.__getitem__)
+    assert bundle.estimator.estimator_[-1].alpha == max(scores, key=scores.__getitem__)
 
 
 def test_labels_are_merged_and_excluded_as_in_the_comparison(cache):

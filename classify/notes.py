@@ -1,0 +1,68 @@
+"""What a reader must know beside the numbers, in sentences."""
+
+import collections
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from classify.protocols import Fold, Protocol
+from classify.results import Result
+from classify.selection import Selection
+from classify.statistics import FEW_SPEAKERS, count_confusions, score_confusions
+
+
+def make_notes(
+    selection: Selection, folds: Sequence[Fold], protocol: Protocol, results: Sequence[Result]
+) -> Iterator[str]:
+    """Yield sentences on few speakers, partial folds, what was chosen, pairs of corpora, and how much is optimism."""
+    speakers = len(set(selection.table.speakers))
+    if speakers < FEW_SPEAKERS:
+        yield (
+            f"{speakers} speakers are few: the intervals can't be trusted to hold the score on new speakers "
+            "95 times in 100."
+        )
+    partial = [fold.name for fold in folds if len(set(selection.targets[fold.test])) < len(selection.labels)]
+    if partial:
+        yield (
+            f"{len(partial)} of {len(folds)} folds test some labels only, so means over folds average fewer "
+            "recalls there; pooled scores don't."
+        )
+    honest = [row for row in results if row.protocol == protocol.name and row.selection != "none"]
+    for result in honest:
+        if result.chosen:
+            often = collections.Counter(result.chosen).most_common()
+            stability = "; ".join(f"{choice} in {count} of {len(folds)} folds" for choice, count in often[:3])
+            yield f"{result.title} chose {stability}" + ("; others elsewhere." if len(often) > 3 else ".")
+    if "cross-corpus" in protocol.name:
+        best = max(honest, key=lambda result: result.balanced_accuracy.value)
+        yield f"{best.title}, pair by pair: {_pairs(best, folds, selection)}."
+    if any(result.transductive for result in results):
+        yield (
+            "Features are standardised per speaker (transductive): scores hold where many utterances of a new speaker "
+            "are there at once, without their labels."
+        )
+    paper = {_key(result): result for result in results if result.protocol == "paper"}
+    if paper and protocol.name != "paper":
+        gaps = [
+            paper[_key(result)].balanced_accuracy.value - result.balanced_accuracy.value for result in honest
+        ]
+        yield (
+            f"Under paper, with every test speaker in training, balanced accuracy is {100 * np.mean(gaps):.1f} points "
+            f"higher in the mean over {len(gaps)} rows ({100 * min(gaps):.1f} to {100 * max(gaps):.1f}): that much is "
+            "optimism."
+        )
+
+
+def _pairs(result: Result, folds: Sequence[Fold], selection: Selection) -> str:
+    predictions, words = np.array(result.predictions), []
+    for fold in folds:
+        truth, zeros = selection.targets[fold.test], np.zeros(len(fold.test), dtype=np.int64)
+        counts = count_confusions(
+            truth, predictions[fold.repetition, fold.test], zeros, (1, len(selection.labels))
+        )
+        words.append(f"{fold.name} {100 * score_confusions(counts)[0, 1]:.1f} %")
+    return "; ".join(words)
+
+
+def _key(result: Result) -> tuple[object, ...]:
+    return result.cache, result.layers, result.pooling, result.classifier
