@@ -22,6 +22,7 @@ import contextlib
 import functools
 import gc
 import importlib.metadata
+import itertools
 import json
 import math
 import multiprocessing
@@ -30,9 +31,7 @@ import platform
 import statistics
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -249,7 +248,7 @@ class Stopwatch:
         encoder.encode = self.encode
 
     def start(self):
-        self._spans, self._threads = [], set()
+        self._spans = []
         self._origin = self._now()
 
     def _now(self):
@@ -260,7 +259,6 @@ class Stopwatch:
         return event
 
     def _timed(self, work, *arguments):
-        self._threads.add(threading.get_ident())
         begin = self._now()
         try:
             return work(*arguments)
@@ -276,9 +274,11 @@ class Stopwatch:
             yield state
 
     def seconds(self):
-        """Return the seconds that were spent in the encoder, of all its threads' or of the GPU's."""
+        """Return the seconds that were spent in the encoder: the GPU's, or the mean of its threads on a CPU."""
         if not self._on_gpu:
-            return sum(end - begin for begin, end in self._spans) / max(1, len(self._threads))
+            steps = sorted([(begin, 1) for begin, _ in self._spans] + [(end, -1) for _, end in self._spans])
+            num_threads = max(itertools.accumulate(step for _, step in steps))
+            return sum(end - begin for begin, end in self._spans) / num_threads
         torch.cuda.synchronize()
         at = sorted((self._origin.elapsed_time(a), self._origin.elapsed_time(b)) for a, b in self._spans)
         busy = reached = 0.0
@@ -329,7 +329,7 @@ IN_BFLOAT16 = {name for name in CONTESTANTS if "bfloat16" in name}
 
 def why_skipped(name, setting):
     if name in IN_BFLOAT16 and setting["device"] == "cpu" and not torch.cpu._is_amx_tile_supported():
-        return "this CPU has no AMX; name it with --only to run it all the same"
+        return "this CPU has no AMX; --only bfloat16 runs it all the same"
     if name == ONNX:
         try:
             import onnxruntime
@@ -380,6 +380,8 @@ def work(name, setting, connection):
     try:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
+        if setting["device"] != "cpu":
+            torch.cuda.set_device(setting["device"])
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         dtype = torch.bfloat16 if name in IN_BFLOAT16 else torch.float32
         run, found = CONTESTANTS[name](setting)
@@ -398,9 +400,9 @@ def work(name, setting, connection):
                     told["encoder_seconds"] = encoding
                 connection.send(told | {"features": found(Path(folder), files)})
     except Exception as error:
-        traceback.print_exc()
         with contextlib.suppress(OSError):
             connection.send({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"})
+        raise
 
 
 class Contestant:
@@ -503,32 +505,32 @@ def main():
     parser.add_argument("--corpus", type=Path, default=EMODB, help="folder of 16 kHz wav files")
     parser.add_argument("--every", type=int, default=1, help="take every Nth file")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument(
-        "--only", nargs="+", default=[], help="beginnings of names; the first one always runs"
-    )
+    parser.add_argument("--only", nargs="+", default=[], help="parts of names; the first always runs")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
+    device = "cuda:0" if options.device == "cuda" else options.device
     files = sorted(options.corpus.resolve().rglob("*.wav"))[:: options.every]
     if len(files) < options.rounds:
         raise SystemExit(f"{options.corpus}: {len(files)} wav files; {options.rounds} rounds need as many.")
     seconds = {file: soundfile.info(file).duration for file in files}
     dealt = [files[number :: options.rounds] for number in range(options.rounds)]
-    if options.device != "cpu":
+    if device != "cpu":
         dealt = [files] * options.rounds
     chosen = [
         name for name in CONTESTANTS
-        if not options.only or name == REFERENCE or any(name.startswith(one) for one in options.only)
+        if not options.only or name == REFERENCE or any(part in name for part in options.only)
     ]  # fmt: skip
     record = {
-        "device": device_name(options.device), "arch": options.arch, "versions": versions(),
+        "device": device_name(device), "arch": options.arch, "versions": versions(),
         "corpus": options.corpus.resolve().parent.name, "files": len(files), "audio_seconds": round(sum(seconds.values()), 1),
         "load_before": [round(load, 1) for load in os.getloadavg()], "skipped": {}, "results": {},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         setting = {
-            "device": options.device, "folder": folder, "model": f"{folder}/model", "onnx": f"{folder}/model.onnx",
+            "device": device, "folder": folder, "model": f"{folder}/model", "onnx": f"{folder}/model.onnx",
             "warm_up": sorted(files, key=seconds.get)[:WARM_UP_FILES],
         }  # fmt: skip
+        transformers.utils.logging.disable_progress_bar()
         torch.manual_seed(0)
         config = transformers.Wav2Vec2Config(**CONFIGURATIONS[options.arch])
         transformers.Wav2Vec2Model(config).save_pretrained(setting["model"])
@@ -537,7 +539,7 @@ def main():
         flop = record["flop_per_audio_second"] = flop_per_second(config)
         for name in chosen:
             reason = why_skipped(name, setting)
-            if reason and not (name in IN_BFLOAT16 and options.only):
+            if reason and not (name in IN_BFLOAT16 and any("bfloat16" in part for part in options.only)):
                 record["skipped"][name] = reason
         if ONNX in chosen and ONNX not in record["skipped"]:
             exporting = multiprocessing.get_context("spawn").Process(
@@ -583,7 +585,7 @@ def main():
         print(
             f"{ONE_LAYER}: its rate was taken on {made['files']} files, each {config.num_hidden_layers + 1} times."
         )
-    kind = options.device.partition(":")[0]
+    kind = device.partition(":")[0]
     path = options.output or RESULTS / f"extraction-{options.arch}-{kind}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
