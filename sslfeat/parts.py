@@ -112,10 +112,20 @@ class Parts:
             self.shards.rmdir()
 
     def _adopt(self, path: Path, *, overwrite: bool) -> None:
-        with Parts(path, self.spec, overwrite=overwrite) as shard:
+        shard = Parts(path, self.spec, overwrite=overwrite)
+        shard._take_lock()
+        try:
+            shard._sweep()
             for committed in shard._committed():
                 committed.rename(self.next_path())
-            self.set_aside += shard.set_aside
+        finally:
+            shard._release()
+
+    def make_shards(self) -> Path:
+        """Return the folder that workers write their caches to, made where it is not there; absolute."""
+        with self._explained():
+            self.shards.mkdir(exist_ok=True)
+        return self.shards.absolute()
 
     def finish(self, software: dict[str, str]) -> bool:
         """Join the parts into the final file; return whether there was anything to join."""

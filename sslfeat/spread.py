@@ -155,7 +155,7 @@ def spread(
     with Parts(cache_path, work.spec, overwrite=overwrite) as parts:
         plan = make_plan(utterances, parts, work.root)
         count = min(num_shares, len(plan.todo))
-        folder = parts.shards.absolute()
+        folder = parts.make_shards() if count else parts.shards
         shares = [
             Share(cache_path=folder / f"{one + 1}-of-{count}.h5", utterances=plan.todo[one::count])
             for one in range(count)
@@ -170,7 +170,6 @@ def spread(
 
         done: Sequence[Extraction] = []
         if shares:
-            folder.mkdir(exist_ok=True)
             done = crew(shares, report)
             parts.adopt()
         parts.finish(software_versions())
