@@ -116,11 +116,8 @@ class Bundle:
         ValueError
             Where the row can't be kept, or the cache has no utterances to learn from.
         """
-        if not can_keep(result):
-            msg = (
-                "a bundle needs a row of embeddings, not standardised per speaker, so that a lone utterance will do. "
-                f"Got {result.title}; choose another row."
-            )
+        if reason := why_not_kept(result):
+            msg = f"a bundle needs a row that can be one. {result.title} can't: {reason}; choose another row."
             raise ValueError(msg)
         selection = select({cache.name: cache}, exclude_labels=exclude_labels, merge_labels=merge_labels)
         rows = np.arange(len(selection.table))
@@ -336,9 +333,15 @@ class Bundle:
         return bundle
 
 
-def can_keep(result: Result) -> bool:
-    """Return whether a row can be a bundle: it uses embeddings, and needs no other utterance of the speaker."""
-    return result.selection != "none" and not result.transductive
+def why_not_kept(result: Result) -> str:
+    """Return why a row can't be a bundle, which takes one lone utterance through one encoder; empty where it can."""
+    if result.selection == "none":
+        return "a baseline uses no embeddings"
+    if result.transductive:
+        return "features standardised per speaker need many utterances of a speaker at once"
+    if result.members:
+        return f"it needs the features of {len(result.members)} encoders at once"
+    return ""
 
 
 def _side_by_side(cache: "FeatureCache", layers: Sequence[int], pooling: str) -> NDArray[np.float32]:

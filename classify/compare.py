@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import itertools
-import json
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from classify.checkpoint import Checkpoint
 from classify.differences import describe_differences, find_differences
 from classify.estimators import BASELINES, MIXERS, make_classifier
 from classify.fitting import NO_POOLING, SEARCHES, Candidate, Outcome, Task, candidates_of, join_outcomes, run
+from classify.fusion import FusedCache, describe_features, fuse
 from classify.notes import make_notes
 from classify.protocols import Fold, Protocol, find_protocol, make_folds
 from classify.results import Comparison, Folds, Result
@@ -77,6 +77,7 @@ def compare(
     search: str = "grid",
     class_weight: str | None = None,
     report_optimism: bool = False,
+    fusion: Sequence[str] = (),
     exclude_labels: Collection[str] = (),
     merge_labels: Mapping[str, str] | None = None,
     speaker_norm: bool = False,
@@ -116,6 +117,9 @@ def compare(
         Lets rare labels count as much as frequent ones in training; for classifiers that take it.
     report_optimism : bool
         Whether to run ``paper`` too and note how much higher its scores are.
+    fusion : sequence of str
+        Ways, out of ``classify.fusion.FUSIONS``, in which all caches together give rows too, on the layers that
+        all of them store.
     exclude_labels : collection of str
         Labels whose utterances are left out, after merging.
     merge_labels : mapping of str to str
@@ -157,12 +161,18 @@ def compare(
     if report_optimism and chosen.name != "paper":
         protocols.append(find_protocol("paper"))
     selection = select(named, exclude_labels=exclude_labels, merge_labels=merge_labels)
+    sources: dict[str, FeatureCache | FusedCache] = dict(named)
+    places = dict(selection.rows)
+    for how in dict.fromkeys(fusion):
+        fused = fuse(named, selection.rows, how)
+        sources[fused.name], places[fused.name] = fused, np.arange(len(selection.table))
+        _require_probabilities(classifiers if how == "average" else ())
     divided = {p.name: make_folds(p, selection.table, random_state=random_state) for p in protocols}
 
     def make_task(name: str, p: Protocol, pooling: str, classifier: str, candidates: list[Candidate]) -> Task:
         return Task(
-            cache=named[name],
-            rows=selection.rows[name],
+            cache=sources[name],
+            rows=places[name],
             pooling=pooling,
             classifier=classifier,
             folds=divided[p.name][0],
@@ -178,15 +188,18 @@ def compare(
 
     rows = []
     for p in protocols:
-        for name, pooling, classifier in itertools.product(named, poolings, classifiers):
-            groups = _layer_groups(named[name], layers, pooling)
+        for name, pooling, classifier in itertools.product(sources, poolings, classifiers):
+            groups = _layer_groups(sources[name], layers, pooling)
+            prefix = "estimator__" if getattr(sources[name], "how", "") == "average" else ""
             if classifier in MIXERS:
                 task = make_task(name, p, pooling, classifier, [Candidate(0)])
                 task = dataclasses.replace(task, mixed_layers=tuple(itertools.chain.from_iterable(groups)))
                 rows.append(_Row(name, None, "all", p, task))
                 continue
             for group in groups:
-                task = make_task(name, p, pooling, classifier, candidates_of(classifier, group, tune=tune))
+                task = make_task(
+                    name, p, pooling, classifier, candidates_of(classifier, group, tune=tune, prefix=prefix)
+                )
                 best = layers == "best"
                 rows.append(_Row(name, None if best else group[0], "best" if best else "", p, task))
         for classifier in BASELINES if baselines else ():
@@ -219,7 +232,7 @@ def compare(
         folds=folds,
         results=results,
         differences=differences,
-        caches={name: json.loads(cache.spec.to_json()) for name, cache in named.items()},
+        caches={name: describe_features(cache) for name, cache in sources.items()},
         notes=(
             *selection.notes,
             *(["In training, labels count in inverse proportion to their number."] if class_weight else []),
@@ -232,7 +245,16 @@ def compare(
     )
 
 
-def _layer_groups(cache: "FeatureCache", layers: str | Sequence[int], pooling: str) -> list[tuple[int, ...]]:
+def _require_probabilities(classifiers: Sequence[str]) -> None:
+    for name in classifiers:
+        if not hasattr(make_classifier(name), "predict_proba"):
+            msg = f"averaging needs classifiers with probabilities. {name} has none; leave it out, or concatenate."
+            raise ValueError(msg)
+
+
+def _layer_groups(
+    cache: "FeatureCache | FusedCache", layers: str | Sequence[int], pooling: str
+) -> list[tuple[int, ...]]:
     """Return the layers that each row is about: one each, or all of them in one row that chooses."""
     if isinstance(layers, str) and layers not in ("all", "best"):
         msg = f"layers must be 'all', 'best' or layer numbers. Got {layers!r} instead."
@@ -312,7 +334,7 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         table[fold.repetition, fold.test] = values
     return Result(
         cache=row.name,
-        encoder=task.cache.spec.model_id if row.selection != "none" else "none",
+        encoder=describe_features(task.cache)["model_id"] if row.selection != "none" else "none",
         layer=row.layer,
         selection=row.selection,
         tuned=row.tuned,
@@ -339,6 +361,7 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         mixed_layers=task.mixed_layers,
         layer_weights=tuple(outcome.layer_weights),
         warnings=outcome.warnings,
+        members=tuple(task.cache.members) if isinstance(task.cache, FusedCache) else (),
         calibration=measure_calibration(np.concatenate(outcome.confidences), predicted == truth)
         if len(outcome.confidences) == len(task.folds)
         else None,

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from classify.estimators import GRIDS, fit_arguments, make_classifier
 from classify.feedforward import FeedforwardClassifier, fit_together
+from classify.fusion import FusedCache
 from classify.kernels import Gram, is_served
 from classify.protocols import Fold
 from classify.statistics import count_confusions, score_confusions
@@ -56,7 +57,7 @@ class Task:
 
     Parameters
     ----------
-    cache : FeatureCache
+    cache : FeatureCache or FusedCache
     rows : ndarray of int, shape (utterance,)
         Places of the comparison's utterances among the cache's rows.
     pooling, classifier : str
@@ -77,7 +78,7 @@ class Task:
         As ``make_classifier`` takes it.
     """
 
-    cache: "FeatureCache"
+    cache: "FeatureCache | FusedCache"
     rows: NDArray[np.intp]
     pooling: str
     classifier: str
@@ -120,11 +121,14 @@ class Outcome:
     layer_weights: list[tuple[float, ...]]
 
 
-def candidates_of(classifier: str, layers: Iterable[int], *, tune: bool) -> list[Candidate]:
-    """Return each layer with each combination of the classifier's grid, or with its defaults only."""
+def candidates_of(classifier: str, layers: Iterable[int], *, tune: bool, prefix: str = "") -> list[Candidate]:
+    """Return each layer with each combination of the classifier's grid, or with its defaults only.
+
+    A prefix, as ``estimator__``, says where inside another estimator the classifier is.
+    """
     grid: Iterable[Mapping[str, Any]] = ParameterGrid(GRIDS.get(classifier, {})) if tune else [{}]
     return [
-        Candidate(layer, tuple(sorted(parameters.items())))
+        Candidate(layer, tuple((prefix + name, value) for name, value in sorted(parameters.items())))
         for layer, parameters in itertools.product(layers, list(grid))
     ]
 
@@ -136,6 +140,11 @@ def make_task_classifier(task: Task, candidate: Candidate | None = None) -> Base
     )
     if task.mixed_layers:
         estimator[-1].set_params(num_layers=len(task.mixed_layers))
+    if isinstance(task.cache, FusedCache):
+        estimator = task.cache.fitted_as(estimator, task.pooling, max(1, len(task.mixed_layers)))
+    if ":" not in task.classifier:  # a stranger's device may be spelled otherwise
+        devices = [name for name in estimator.get_params() if name.rpartition("__")[2] == "device"]
+        estimator.set_params(**dict.fromkeys(devices, task.device))
     return estimator.set_params(**dict(candidate.parameters)) if candidate else estimator
 
 
@@ -308,7 +317,7 @@ def _fit_predict_together(
             yield from _fit_predict_together(task, features, jobs[start : start + at_once], estimator)
         return
     pipelines = [clone(estimator).set_params(**dict(candidate.parameters)) for _, _, candidate in jobs]
-    heads = [pipeline[-1].set_params(device=task.device) for pipeline in pipelines]
+    heads = [pipeline[-1] for pipeline in pipelines]
     arguments = [
         {
             "X": pipeline[:-1].fit_transform(features[train], task.targets[train]),

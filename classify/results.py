@@ -123,6 +123,8 @@ class Result:
         Each distinct warning of the classifier, with the number of folds that gave it.
     calibration : Calibration or None
         Over all predictions; None where the classifier gives no probabilities.
+    members : tuple of str
+        Names of the caches that the row's features are joined from; empty for one cache.
     """
 
     cache: str
@@ -152,6 +154,7 @@ class Result:
     layer_weights: tuple[tuple[float, ...], ...] = ()
     warnings: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    members: tuple[str, ...] = ()
 
     @property
     def layers(self) -> str:

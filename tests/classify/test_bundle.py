@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 import classify.compare
 from cache import SpecMismatchError
-from classify.bundle import TRUSTED_TYPES, Bundle, BundleError, can_keep
+from classify.bundle import TRUSTED_TYPES, Bundle, BundleError, why_not_kept
 from classify.estimators import FACTORIES, GRIDS, make_classifier
 from classify.probabilities import with_probabilities
 
@@ -248,8 +248,8 @@ def test_what_is_no_bundle_is_refused(cache, tmp_path):
 def test_rows_that_a_lone_utterance_cannot_have_are_refused(cache):
     for options in ({"speaker_norm": True}, {"baselines": True}):
         row = compare([cache], **({"classifiers": ["ridge"], "layers": [2]} | options)).results[-1]
-        assert not can_keep(row)
-        with pytest.raises(ValueError, match=r"so that a lone utterance will do. Got .*; choose another"):
+        assert why_not_kept(row)
+        with pytest.raises(ValueError, match=r"can.t: .*; choose another row"):
             Bundle.fit(cache, row)
 
 
