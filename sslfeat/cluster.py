@@ -84,7 +84,7 @@ def _attend(
     places = {future.key: index for index, future in enumerate(futures)}
     done: dict[int, Extraction] = {}
     try:
-        for future in _distributed().as_completed(futures):
+        for future in _distributed().as_completed(futures, loop=client.loop):
             index = places[future.key]
             done[index] = _result(future, shares[index])
             size = len(shares[index].utterances)
