@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,13 +121,18 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
 
 
 @main.command()
-@click.argument("cache_paths", metavar="CACHE.h5...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("cache_paths", metavar="[CACHE.h5...]", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--train", "train_paths", multiple=True, metavar="CACHE.h5", type=click.Path(path_type=Path), help="Repeatable, with --test, instead of CACHE.h5: train on each of these corpora,")
+@click.option("--test", "test_paths", multiple=True, metavar="CACHE.h5", type=click.Path(path_type=Path), help="and test on each of these, over the labels that all have.")
 @click.option("-o", "--output", "results_dir", required=True, type=click.Path(path_type=Path), help="Folder for results.json, results.csv, predictions.csv, report.html and the bundle.")
 @click.option("--classifier", "classifiers", multiple=True, default=("logistic", "feedforward"), help=f"Repeatable: {CLASSIFIERS}, or module:Class of any scikit-learn classifier.")
 @click.option("--layer", "layers", multiple=True, default=("all",), help="Repeatable: all, or a layer's number; or best, chosen inside each training part.")
 @click.option("--pooling", "poolings", multiple=True, default=("mean",), callback=parse_sides, help="Repeatable: mean, std, or mean+std side by side.")
 @click.option("--protocol", default="leave-one-speaker-out", help=f"Who is tested on: {PROTOCOLS} (optimistic). docs/protocols.md says what each may claim.")
 @click.option("--tune", is_flag=True, help="Let each training part choose among the classifier's small grid of parameters.")
+@click.option("--search", default="grid", type=click.Choice(["grid", "halving"]), help="How --tune and --layer best choose: among all, or by successive halving, sooner.")
+@click.option("--class-weight", type=click.Choice(["balanced"]), help="Let rare labels count as much as frequent ones in training.")
+@click.option("--audit-text", is_flag=True, help="Make a sentence in both parts of a fold an error under any protocol.")
 @click.option("--speaker-norm", is_flag=True, help="Standardise per speaker, tested ones too; such rows are marked transductive.")
 @click.option("--baselines/--no-baselines", default=True, help="Rows for the most frequent label and for the utterances' lengths alone.")
 @click.option("--report-optimism", is_flag=True, help="Run the paper's protocol beside the chosen one and print the gap.")
@@ -134,17 +140,19 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
 @click.option("--exclude-label", "exclude_labels", multiple=True, help="Repeatable: leave a label out.")
 @click.option("--merge-labels", multiple=True, callback=parse_pairs, metavar="OLD=NEW", help="Repeatable: as excited=happiness.")
 @click.option("--jobs", default=-1, help="Processes; -1 is all cores.")
+@click.option("--scheduler", metavar="ADDRESS", help="Let the workers of a Dask cluster do it, which see the same files; needs sslfeat[dask].")
 @click.option("--seed", default=0, help="Random state of whatever is random.")
 @click.option("--device", default="cpu", help="Where feed-forward heads are trained: cpu, cuda or cuda:1.")
 @click.option("--overwrite", is_flag=True, help="Replace the results of another run in that folder.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str, ...], layers: tuple[str, ...], poolings: tuple[str, ...], protocol: str, tune: bool, speaker_norm: bool, baselines: bool, report_optimism: bool, fusion: tuple[str, ...], exclude_labels: tuple[str, ...], merge_labels: dict[str, str], jobs: int, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
+def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str, ...], layers: tuple[str, ...], poolings: tuple[str, ...], protocol: str, tune: bool, search: str, class_weight: str | None, audit_text: bool, speaker_norm: bool, baselines: bool, report_optimism: bool, fusion: tuple[str, ...], exclude_labels: tuple[str, ...], merge_labels: dict[str, str], jobs: int, scheduler: str | None, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
     """Compare encoders, layers and classifiers on speakers they have not heard.
 
     \b
     sslfeat fit emodb.h5 -o results
     sslfeat fit wav2vec2.h5 hubert.h5 -o results --classifier svm --layer 6 --layer 9
     sslfeat fit emodb.h5 -o results --report-optimism
+    sslfeat fit --train emodb.h5 --test ravdess.h5 -o results
 
     Everything learnt, scaling too, is learnt inside the folds. The best row is fitted again on all utterances
     and kept as RESULTS_DIR/bundle.
@@ -152,9 +160,11 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     from cache import FeatureCache
     from classify import Bundle
     from classify.bundle import why_not_kept
+    from classify.cluster import on_cluster
     from classify.compare import compare
+    from classify.crossing import cross
     from classify.estimators import make_classifier
-    from classify.protocols import find_protocol
+    from classify.protocols import Protocol, find_protocol
     from classify.report import check_results_dir, write_results
     from classify.selection import name_caches
     from classify.tables import caution, headline, render_plain, render_table
@@ -167,41 +177,60 @@ def fit(cache_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str
     if "best" in words and len(layers) > 1:
         msg = "--layer best chooses among all layers and stands alone."
         raise click.UsageError(msg)
+    if bool(cache_paths) == bool(train_paths or test_paths) or bool(train_paths) != bool(test_paths):
+        msg = "fit takes either CACHE.h5..., or --train and --test."
+        raise click.UsageError(msg)
+    if train_paths and protocol not in ("leave-one-speaker-out", "cross-corpus"):
+        msg = f"--train and --test are a protocol themselves. Got --protocol {protocol} too."
+        raise click.UsageError(msg)
     try:
-        find_protocol(protocol)
+        rule: str | Protocol = find_protocol(protocol)
         for classifier in classifiers:
-            make_classifier(classifier)
+            make_classifier(classifier, class_weight=class_weight)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     check_results_dir(results_dir, overwrite=overwrite)
-    caches = [FeatureCache(path) for path in cache_paths]
     unfinished = results_dir / "unfinished.jsonl"
-    with show_progress("fits", quiet=quiet) as show:
-        comparison = compare(
-            caches,
-            classifiers=classifiers,
-            layers=min(words) if words else [int(layer) for layer in layers],
-            poolings=poolings,
-            protocol=protocol,
-            tune=tune,
-            speaker_norm=speaker_norm,
-            baselines=baselines,
-            report_optimism=report_optimism,
-            fusion=fusion,
-            checkpoint=unfinished,
-            exclude_labels=exclude_labels,
-            merge_labels=merge_labels,
-            n_jobs=jobs,
-            random_state=seed,
-            device=device,
-            command=shlex.join(["sslfeat", *sys.argv[1:]]),
-            progress=show,
-        )
-    best = comparison.best
-    bundle: Bundle | None = None
-    if not (unkept := why_not_kept(best)):
-        with warnings_as_lines():
-            bundle = Bundle.fit(name_caches(caches)[best.cache], best, exclude_labels=exclude_labels, merge_labels=merge_labels, random_state=seed)
+    with contextlib.ExitStack() as until_done:
+        if train_paths:
+            results_dir.mkdir(parents=True, exist_ok=True)
+            joint_dir = until_done.enter_context(tempfile.TemporaryDirectory(prefix=".joint-", dir=results_dir))
+            train, test = ([FeatureCache(path) for path in paths] for paths in (train_paths, test_paths))
+            crossing = cross(train, test, Path(joint_dir) / "joint.h5", exclude_labels=exclude_labels, merge_labels=merge_labels)
+            tell(crossing.mapping)
+            caches, rule, exclude_labels = [crossing.cache], crossing.protocol, (*exclude_labels, *crossing.unshared_labels)
+        else:
+            caches = [FeatureCache(path.resolve() if scheduler else path) for path in cache_paths]
+        until_done.enter_context(on_cluster(scheduler))
+        with show_progress("fits", quiet=quiet) as show:
+            comparison = compare(
+                caches,
+                classifiers=classifiers,
+                layers=min(words) if words else [int(layer) for layer in layers],
+                poolings=poolings,
+                protocol=rule,
+                audit_text=audit_text,
+                tune=tune,
+                search=search,
+                class_weight=class_weight,
+                speaker_norm=speaker_norm,
+                baselines=baselines,
+                report_optimism=report_optimism,
+                fusion=fusion,
+                checkpoint=unfinished,
+                exclude_labels=exclude_labels,
+                merge_labels=merge_labels,
+                n_jobs=jobs,
+                random_state=seed,
+                device=device,
+                command=shlex.join(["sslfeat", *sys.argv[1:]]),
+                progress=show,
+            )
+        best = comparison.best
+        bundle: Bundle | None = None
+        if not (unkept := why_not_kept(best)):
+            with warnings_as_lines():
+                bundle = Bundle.fit(name_caches(caches)[best.cache], best, exclude_labels=exclude_labels, merge_labels=merge_labels, random_state=seed, search=search, class_weight=class_weight)
     written = write_results(comparison, results_dir, overwrite=overwrite)
     unfinished.unlink(missing_ok=True)
     if bundle is not None:

@@ -60,6 +60,9 @@ def grid(
         (["--exclude-label", "joy"], r"a label to exclude must be in the cache\. Got 'joy'; .*own\.h5 has anger, fear\.", 1),
         (["--exclude-label", "fear"], r"a comparison needs at least two labels\. .*own\.h5 has anger left\.", 1),
         (["--merge-labels", "joy=fear"], r"a label to merge must be in the cache\. Got 'joy'; .*own\.h5 has anger, fear\.", 1),
+        (["--test", "other.h5"], r"fit takes either CACHE\.h5\.\.\., or --train and --test\.", 2),
+        (["--class-weight", "balanced", "--classifier", "knn"], r"class weights need a classifier that takes them\. knn doesn't; leave the one or the other out\.", 2),
+        (["--audit-text"], r"what must be on one side of a fold must be known\. 12 of 12 utterances have no text, as a-anger-0; name it in the corpus, or ask less of the audit\.", 1),
         (["--merge-labels", "fear"], r"Invalid value for '--merge-labels': --merge-labels takes pairs as excited=happiness\. Got 'fear' instead\.", 2),
     ],
 )  # fmt: skip
@@ -68,6 +71,52 @@ def test_fit_options_that_make_no_sense(fails, tmp_path, options, match, status)
     arguments = ["fit", path, "-o", tmp_path / "results", "--jobs", 1, *options]
     fails(*arguments, match=match, status=status)
     assert [path.name for path in tmp_path.iterdir()] == ["own.h5"]
+
+
+def test_fit_on_some_corpora_and_others(fails, sslfeat, tmp_path):
+    first = write_cache(tmp_path / "first.h5", grid(labels=("anger", "fear", "joy")))
+    second = write_cache(tmp_path / "second.h5", grid("def", labels=("anger", "rage", "sadness")))
+    out = ["-o", tmp_path / "results", "--jobs", 1, "--classifier", "ridge", "--layer", 2]
+    for sides in ([], [first, "--train", first, "--test", second], ["--train", first]):
+        fails(
+            "fit", *sides, *out, match=r"fit takes either CACHE\.h5\.\.\., or --train and --test\.", status=2
+        )
+    crossed = ["--train", first, "--test", second, *out]
+    fails(
+        "fit",
+        *crossed,
+        match=r"caches to cross must share at least two labels: first has anger, fear, joy; second has .*",
+    )
+    match = r"--train and --test are a protocol themselves\. Got --protocol paper too\."
+    fails("fit", *crossed, "--protocol", "paper", match=match, status=2)
+    done = sslfeat("fit", *crossed, "--merge-labels", "rage=fear")
+    assert done.status == 0, done.err
+    assert (
+        "Labels of all 2 caches: anger, fear. Left out: joy (only in first), sadness (only in second).\n"
+        in done.err
+    )
+    assert re.search(r"pair by pair: first to second \d+\.\d %\.", done.err)
+    assert "2\tmean\tridge\tcross-corpus" in done.out
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "bundle", "predictions.csv", "report.html", "report.md", "results.csv", "results.json", "table.tex",
+    ]  # fmt: skip
+
+
+def test_fit_where_no_scheduler_answers(fails, tmp_path, monkeypatch):
+    def refuse(backend, scheduler_host):
+        raise OSError(backend)
+
+    monkeypatch.setattr("joblib.parallel_config", refuse)
+    monkeypatch.setattr("importlib.util.find_spec", str)
+    path = write_cache(tmp_path / "own.h5", grid())
+    options = ["-o", tmp_path / "results", "--scheduler", "tcp://10.0.0.1:8786"]
+    fails(
+        "fit",
+        path,
+        *options,
+        match=r"tcp://10\.0\.0\.1:8786: no scheduler answers there \(dask\); .*",
+        status=1,
+    )
 
 
 @pytest.mark.parametrize(
