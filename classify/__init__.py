@@ -4,14 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from classify.attentive import AttentiveClassifier
     from classify.bundle import Bundle, BundleError
     from classify.feedforward import FeedforwardClassifier
+    from classify.fusion import AveragingClassifier
     from classify.results import Comparison
 
-__all__ = ["Bundle", "BundleError", "Comparison", "FeedforwardClassifier"]
+__all__ = [
+    "AttentiveClassifier",
+    "AveragingClassifier",
+    "Bundle",
+    "BundleError",
+    "Comparison",
+    "FeedforwardClassifier",
+]
 
 # Found when first asked for, so that each name costs only what it needs itself.
 _LAZY = {
+    "AttentiveClassifier": "classify.attentive",
+    "AveragingClassifier": "classify.fusion",
     "Bundle": "classify.bundle",
     "BundleError": "classify.bundle",
     "Comparison": "classify.results",

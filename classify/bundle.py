@@ -22,7 +22,7 @@ from cache.schema import (
 )
 from classify.compare import software_versions
 from classify.estimators import fit_arguments
-from classify.fitting import Task, candidates_of, choose, make_task_classifier
+from classify.fitting import FRAMES, Task, candidates_of, choose, make_task_classifier
 from classify.probabilities import with_probabilities
 from classify.protocols import Fold
 from classify.results import Result
@@ -339,6 +339,8 @@ def why_not_kept(result: Result) -> str:
         return "a baseline uses no embeddings"
     if result.transductive:
         return "features standardised per speaker need many utterances of a speaker at once"
+    if result.pooling == FRAMES:
+        return "it reads frames, and a bundle takes features that are pooled"
     if result.members:
         return f"it needs the features of {len(result.members)} encoders at once"
     return ""

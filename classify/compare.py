@@ -16,8 +16,18 @@ from cache.schema import CacheError
 from classify.calibration import measure_calibration
 from classify.checkpoint import Checkpoint
 from classify.differences import describe_differences, find_differences
-from classify.estimators import BASELINES, MIXERS, make_classifier
-from classify.fitting import NO_POOLING, SEARCHES, Candidate, Outcome, Task, candidates_of, join_outcomes, run
+from classify.estimators import BASELINES, FRAME_READERS, MIXERS, make_classifier
+from classify.fitting import (
+    FRAMES,
+    NO_POOLING,
+    SEARCHES,
+    Candidate,
+    Outcome,
+    Task,
+    candidates_of,
+    join_outcomes,
+    run,
+)
 from classify.fusion import FusedCache, describe_features, fuse
 from classify.notes import make_notes
 from classify.protocols import Fold, Protocol, find_protocol, make_folds
@@ -188,7 +198,7 @@ def compare(
 
     rows = []
     for p in protocols:
-        for name, pooling, classifier in itertools.product(sources, poolings, classifiers):
+        for name, pooling, classifier in _contestants(sources, poolings, classifiers):
             groups = _layer_groups(sources[name], layers, pooling)
             prefix = "estimator__" if getattr(sources[name], "how", "") == "average" else ""
             if classifier in MIXERS:
@@ -245,6 +255,17 @@ def compare(
     )
 
 
+def _contestants(
+    sources: "Mapping[str, FeatureCache | FusedCache]", poolings: Sequence[str], classifiers: Sequence[str]
+) -> Iterator[tuple[str, str, str]]:
+    for name, pooling, classifier in itertools.product(sources, poolings, classifiers):
+        if classifier not in FRAME_READERS:
+            yield name, pooling, classifier
+        # It pools by itself, once, over the frames of one encoder.
+        elif pooling == poolings[0] and not isinstance(sources[name], FusedCache):
+            yield name, FRAMES, classifier
+
+
 def _require_probabilities(classifiers: Sequence[str]) -> None:
     for name in classifiers:
         if not hasattr(make_classifier(name), "predict_proba"):
@@ -259,7 +280,10 @@ def _layer_groups(
     if isinstance(layers, str) and layers not in ("all", "best"):
         msg = f"layers must be 'all', 'best' or layer numbers. Got {layers!r} instead."
         raise ValueError(msg)
-    for name in pooling.split("+"):
+    if pooling == FRAMES and not (isinstance(cache, FusedCache) or cache.spec.frames):
+        msg = f"{cache.path}: attentive needs frames, and none are stored; extract again with --frames."
+        raise CacheError(msg)
+    for name in pooling.split("+") if pooling != FRAMES else ():
         if name not in cache.poolings:
             msg = f"{cache.path}: no pooling {name!r}; stored are {', '.join(cache.poolings)}."
             raise CacheError(msg)

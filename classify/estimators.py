@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.validation import has_fit_parameter
 
+from classify.attentive import AttentiveClassifier
 from classify.discriminant import ShrunkDiscriminant
 from classify.feedforward import FeedforwardClassifier
 
@@ -45,6 +46,8 @@ FACTORIES: dict[str, Factory] = {
 
 # Take all layers at once, side by side; ``num_layers`` is set where their number is known.
 MIXERS: dict[str, Factory] = {"weighted-sum": FACTORIES["feedforward"]}
+# Take an utterance's frames, of one layer, and pool them themselves.
+FRAME_READERS: dict[str, Factory] = {"attentive": lambda seed: AttentiveClassifier(random_state=seed)}
 # Rows that every table should beat: they see the logarithm of an utterance's length, and no embedding.
 BASELINES: dict[str, Factory] = {
     "majority": FACTORIES["majority"],
@@ -93,11 +96,11 @@ def make_classifier(name: str, *, random_state: int = 0, class_weight: str | Non
             raise ValueError(msg)
         last.set_params(class_weight=class_weight)
         return estimator
-    if name in (factories := FACTORIES | MIXERS | BASELINES):
+    if name in (factories := FACTORIES | MIXERS | FRAME_READERS | BASELINES):
         return factories[name](random_state)
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        msg = f"classifier must be one of {', '.join(FACTORIES | MIXERS)}, or module:Class. Got {name!r} instead."
+        msg = f"classifier must be one of {', '.join(FACTORIES | MIXERS | FRAME_READERS)}, or module:Class. Got {name!r} instead."
         raise ValueError(msg)
     estimator = _imported(name, module_name, attribute)
     if "random_state" in estimator.get_params():

@@ -203,7 +203,7 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
             if groups is not None:
                 check_consistent_length(labels, groups)
                 groups = column_or_1d(groups)[present]
-            held = _held_out(targets, groups, self.validation_fraction, np.random.default_rng((seed, 1)))
+            held = held_out(targets, groups, self.validation_fraction, np.random.default_rng((seed, 1)))
         validation = Rows(features[held], targets[held], weights[held]) if self.early_stopping else None
         recipe = Recipe(
             hidden_layer_sizes=tuple(self.hidden_layer_sizes),
@@ -292,10 +292,10 @@ def fit_together(
             classifier._accept(result)
 
 
-def _held_out(
+def held_out(
     targets: NDArray[np.intp], groups: Any, fraction: float, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Return which rows validate: about ``fraction`` of them, with every class left in training."""
+    """Return which rows validate, whole groups where there are any: about ``fraction`` of them, with every class left in training."""
     held = np.zeros(len(targets), dtype=bool)
     if groups is None:
         for target in np.unique(targets):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TOGETHER_BYTES = 2**29  # of features, scaled for each of the heads that are trained together
 NO_POOLING = "none"  # of rows that see an utterance's length only
+FRAMES = "frames"  # of rows whose classifier pools by itself
 INNER_FOLDS = 3  # inside a training part, to choose a layer or parameters
 SEARCHES = ("grid", "halving")
 HALVING_FACTOR, ROWS_PER_LABEL = 3, 8  # scikit-learn's own factor; fewer rows of a label say little about it
@@ -268,6 +269,8 @@ def _inner_parts(task: Task, train: NDArray[np.intp]) -> Iterator[tuple[NDArray[
 def _features(task: Task, layer: int) -> NDArray[np.float32]:
     if task.pooling == NO_POOLING:
         return np.log(task.cache.num_samples[task.rows, None]).astype(np.float32)
+    if task.pooling == FRAMES:
+        return _frames(task, layer)
     layers = task.mixed_layers or (layer,)
     features = np.concatenate([task.cache.features(each, task.pooling)[task.rows] for each in layers], axis=1)
     if task.speaker_norm:
@@ -275,6 +278,20 @@ def _features(task: Task, layer: int) -> NDArray[np.float32]:
             own = task.speakers == speaker
             features[own] = StandardScaler().fit_transform(features[own])
     return features
+
+
+def _frames(task: Task, layer: int) -> NDArray[Any]:
+    """Return an array of arrays, as utterances have no common number of frames."""
+    found = np.empty(len(task.rows), dtype=object)
+    for place, row in enumerate(task.rows.tolist()):
+        found[place] = task.cache.frames(row, layer)
+    if task.speaker_norm:
+        for speaker in np.unique(task.speakers):
+            own = np.flatnonzero(task.speakers == speaker).tolist()
+            scaler = StandardScaler().fit(np.concatenate(found[own].tolist()))
+            for place in own:
+                found[place] = scaler.transform(found[place])
+    return found
 
 
 class Fitted(NamedTuple):
@@ -298,7 +315,7 @@ def _fit_predict(task: Task, features: NDArray[np.float32], jobs: Sequence[Job])
     for place, (train, test, _) in enumerate(jobs):
         by_part.setdefault((train.tobytes(), test.tobytes()), []).append(place)
     several, most_rows = len(by_part) < len(jobs), max(len(train) for train, _, _ in jobs)
-    if is_served(estimator, most_rows, features.shape[1], several=several):
+    if task.pooling != FRAMES and is_served(estimator, most_rows, features.shape[1], several=several):
         yield from _fit_predict_by_products(task, features, jobs, estimator, by_part.values())
         return
     for train, test, candidate in jobs:

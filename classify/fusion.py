@@ -90,6 +90,19 @@ class FusedCache:
         blocks = [member.features(layer, pooling)[self.places[name]] for name, member in self.members.items()]
         return np.concatenate(blocks, axis=1)
 
+    def frames(self, utterance: int, layer: int) -> NDArray[np.float32]:
+        """Refuse: the encoders' frames need not be of the same instants.
+
+        Raises
+        ------
+        CacheError
+            Always.
+        """
+        msg = (
+            f"{self.path}: frames are read of one cache. Got utterance {utterance}, layer {layer} of several."
+        )
+        raise CacheError(msg)
+
     def fitted_as(self, estimator: BaseEstimator, pooling: str, num_layers: int = 1) -> BaseEstimator:
         """Return what a row of this fusion fits: the classifier itself, or one of it for each member."""
         if self.how == "concatenate":

@@ -11,7 +11,7 @@ import click
 POOLINGS = ("mean", "std", "max", "min")
 CLASSIFIERS = (
     "feedforward, logistic, linear-svm, svm, knn, lda, qda, ridge, nearest-centroid, random-forest, extra-trees, "
-    "hist-gradient-boosting, gaussian-nb, majority"
+    "hist-gradient-boosting, gaussian-nb, majority, weighted-sum (of all layers), attentive (over frames)"
 )
 PROTOCOLS = (
     "leave-one-speaker-out, speaker-5-fold (any number), leave-one-session-out, leave-one-corpus-out, cross-corpus, "

@@ -13,7 +13,7 @@ import pytest
 
 import cache.schema
 import cli
-from classify.estimators import FACTORIES
+from classify.estimators import FACTORIES, FRAME_READERS, MIXERS
 from classify.protocols import PROTOCOLS, find_protocol
 from sslfeat import options
 
@@ -174,7 +174,8 @@ def test_a_module_can_be_imported(source):
 
 def test_the_command_line_spells_its_choices_as_the_packages_do():
     assert options.POOLINGS == cache.schema.POOLINGS
-    assert options.CLASSIFIERS.split(", ") == list(FACTORIES)
+    named = [name.partition(" ")[0] for name in options.CLASSIFIERS.split(", ")]
+    assert named == list(FACTORIES | MIXERS | FRAME_READERS)
     spelt = [name.partition(" ")[0] for name in options.PROTOCOLS.split(", ")]
     assert [re.sub(r"speaker-\d+-fold", "speaker-k-fold", name) for name in spelt] == list(PROTOCOLS)
     assert [find_protocol(name).name for name in spelt] == spelt
