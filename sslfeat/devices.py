@@ -160,7 +160,7 @@ def _be_worker(connection: Connection, work: Work, share: Share, device: str, nu
     """Do a share and tell the process that started this one; end with it, and at its word."""
     if device == "cpu":
         torch.set_num_threads(num_threads)
-    else:
+    elif device.startswith("cuda"):
         device = _see_only(device)
 
     def report(progress: Progress) -> None:
