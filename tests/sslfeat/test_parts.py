@@ -15,7 +15,7 @@ import sslfeat.extract
 from cache import CacheError, FeatureCache, FeatureSpec
 from sslfeat.encoder import Encoder
 from sslfeat.extract import Extraction, Progress
-from sslfeat.parts import Parts, check_target
+from sslfeat.parts import HeldError, Parts, check_target, when_free
 
 Run = Callable[..., Extraction]
 
@@ -267,3 +267,67 @@ def test_a_full_disk_is_told_in_one_sentence(spec: FeatureSpec, out: Path) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     with Parts(out, spec):
         assert (out.with_name("out.h5.parts") / "lock").exists()
+
+
+# Shards
+
+
+def test_a_shard_that_is_still_being_written_is_waited_for(
+    run: Run, spec: FeatureSpec, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a worker that outlives the run that started it by the batch that it is at."""
+    shards = Parts(out, spec).make_shards()
+    shard = shards / "1-of-2.h5"
+    with Parts(shard, spec):
+        monkeypatch.setattr("sslfeat.parts._ADOPTION_PATIENCE", 0.3)
+        with pytest.raises(HeldError, match=r"1-of-2\.h5: being written by process \d+ on .*; wait for it"):
+            run()
+    monkeypatch.setattr("sslfeat.parts._ADOPTION_PATIENCE", 60.0)
+    run(cache_path=shard)
+    held = Parts(shard, spec)
+    held.__enter__()
+    threading.Timer(0.3, held.__exit__, (None, None, None)).start()
+    done = run()
+    assert (done.num_kept, done.num_written) == (12, 0)
+    assert not shards.exists()
+
+
+def test_a_shard_cut_off_in_the_middle_of_a_file_leaves_its_parts(
+    run: Run, interrupted: list[Path], spec: FeatureSpec, out: Path, folder: Path
+) -> None:
+    with FeatureCache(interrupted[0]) as cache:
+        kept = len(cache)
+    shards = Parts(out, spec).make_shards()
+    parts = shards / "2-of-3.h5.parts"
+    parts.mkdir()
+    for part in interrupted[1:]:
+        part.unlink()
+    interrupted[0].rename(parts / "part-00000001.h5")
+    (parts / ".part-00000002.h5.1-ab.tmp").write_bytes(b"half")
+    (shards / ".2-of-3.h5.1-ab.tmp").write_bytes(b"half")
+    done = run()
+    assert (done.num_kept, done.num_written) == (kept, 12 - kept)
+    assert sorted(path.name for path in out.parent.glob("out.h5*")) == ["out.h5"]
+
+
+def test_only_what_is_held_is_tried_again() -> None:
+    tried: list[int] = []
+
+    def attempt() -> int:
+        tried.append(1)
+        if len(tried) < 3:
+            raise HeldError("held")
+        return 7
+
+    assert when_free(attempt, patience=60.0) == 7
+    assert len(tried) == 3
+    tried.clear()
+    with pytest.raises(HeldError):
+        when_free(attempt, patience=-1.0)
+    assert len(tried) == 1
+    with pytest.raises(CacheError, match="another"):
+        when_free(lambda: _raise(CacheError("another")), patience=60.0)
+
+
+def _raise(error: Exception) -> None:
+    raise error
