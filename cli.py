@@ -177,6 +177,9 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
     if "best" in words and len(layers) > 1:
         msg = "--layer best chooses among all layers and stands alone."
         raise click.UsageError(msg)
+    if search == "halving" and not tune and "best" not in words:
+        msg = "--search says how to choose. Give it --tune or --layer best to choose by."
+        raise click.UsageError(msg)
     if bool(cache_paths) == bool(train_paths or test_paths) or bool(train_paths) != bool(test_paths):
         msg = "fit takes either CACHE.h5..., or --train and --test."
         raise click.UsageError(msg)

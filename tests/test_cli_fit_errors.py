@@ -60,6 +60,7 @@ def grid(
         (["--exclude-label", "joy"], r"a label to exclude must be in the cache\. Got 'joy'; .*own\.h5 has anger, fear\.", 1),
         (["--exclude-label", "fear"], r"a comparison needs at least two labels\. .*own\.h5 has anger left\.", 1),
         (["--merge-labels", "joy=fear"], r"a label to merge must be in the cache\. Got 'joy'; .*own\.h5 has anger, fear\.", 1),
+        (["--search", "halving"], r"--search says how to choose\. Give it --tune or --layer best to choose by\.", 2),
         (["--test", "other.h5"], r"fit takes either CACHE\.h5\.\.\., or --train and --test\.", 2),
         (["--class-weight", "balanced", "--classifier", "knn"], r"class weights need a classifier that takes them\. knn doesn't; leave the one or the other out\.", 2),
         (["--audit-text"], r"what must be on one side of a fold must be known\. 12 of 12 utterances have no text, as a-anger-0; name it in the corpus, or ask less of the audit\.", 1),
