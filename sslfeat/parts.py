@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import numpy as np
+
 from cache import (
     CacheError,
     Duplicate,
@@ -146,8 +148,8 @@ class Parts:
         for cache in self.caches():
             failures = [failure for failure in cache.failures if failure.id in asked]
             duplicates = [duplicate for duplicate in cache.duplicates if duplicate.id in asked]
-            held = zip(cache.utterance_ids.tolist(), cache.corpora.tolist(), strict=True)
-            gone |= {identity for identity, corpus in held if corpus in corpora and identity not in asked}
+            in_corpora = np.isin(cache.corpora, np.array(sorted(corpora), np.str_))
+            gone |= set(cache.utterance_ids[in_corpora].tolist()) - asked
         return failures, duplicates, gone
 
     def _files(self) -> list[Path]:
