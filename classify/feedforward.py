@@ -263,7 +263,7 @@ class FeedforwardClassifier(ClassifierMixin, BaseEstimator):
 def fit_together(
     classifiers: Sequence[FeedforwardClassifier], arguments: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Fit each classifier on its own arguments of ``fit``, as one batched program where their networks agree.
+    """Fit each classifier on its own arguments of ``fit``; on a GPU as one batched program where their networks agree.
 
     Each ends as its own ``fit`` would leave it: the same numbers on a CPU, and up to rounding on a GPU.
 

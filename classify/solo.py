@@ -16,10 +16,10 @@ from classify.stack import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, Stack
 
 # From the gradient of an activation's output, and its input, to the gradient of its input.
 _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "relu": lambda gradient, values: torch.ops.aten.threshold_backward(gradient, values, 0),
-    "gelu": torch.ops.aten.gelu_backward,
-    "silu": torch.ops.aten.silu_backward,
-    "tanh": lambda gradient, values: torch.ops.aten.tanh_backward(gradient, torch.tanh(values)),
+    "relu": lambda gradient, values: torch.ops.aten.threshold_backward.default(gradient, values, 0),
+    "gelu": torch.ops.aten.gelu_backward.default,
+    "silu": torch.ops.aten.silu_backward.default,
+    "tanh": lambda gradient, values: torch.ops.aten.tanh_backward.default(gradient, torch.tanh(values)),
 }
 
 
@@ -79,6 +79,7 @@ class Solo(Stack):
             name: [by_parameter.get(id(parameter)) for parameter in getattr(self, name)] for name in names
         }
         self.values = {name: [parameter.detach()[0] for parameter in getattr(self, name)] for name in names}
+        self.upward = [weights.mT for weights in self.values["weights"]]
         rows = torch.nn.functional.one_hot(self.targets, head.num_classes)
         self.indicators = rows.to(self.dtype)
         self.gathered = torch.empty(self.batch, self.features.shape[1], dtype=self.dtype)
@@ -107,14 +108,14 @@ class Solo(Stack):
         shown = torch.index_select(self.features, 0, rows, out=self.gathered[: len(rows)])
         inputs, before, scaled = [self._mixed(shown)], [], []
         for layer in range(last):
-            hidden = torch.addmm(values["biases"][layer], inputs[-1], values["weights"][layer].mT)
+            hidden = torch.addmm(values["biases"][layer], inputs[-1], self.upward[layer])
             if self.recipe.batch_norm:
                 hidden, kept = self._forward_norm(layer, hidden, shares)
                 scaled.append(kept)
             before.append(hidden)
             hidden = ACTIVATIONS[self.recipe.activation](hidden)
             inputs.append(hidden * masks[layer] if masks else hidden)
-        logits = torch.addmm(values["biases"][last], inputs[-1], values["weights"][last].mT)
+        logits = torch.addmm(values["biases"][last], inputs[-1], self.upward[last])
         log_probabilities = torch.log_softmax(logits, 1)
 
         gradient = log_probabilities.exp().mul_(shares).sub_(targets)  # of the batch's loss, by the logits
