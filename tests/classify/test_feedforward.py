@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 from classify import FeedforwardClassifier
-from classify.feedforward import ACTIVATIONS, _held_out, fit_together
+from classify.feedforward import ACTIVATIONS, held_out, fit_together
 from classify.heads import ACTIVATIONS as TORCH_ACTIVATIONS
 
 VARIANTS = [FeedforwardClassifier(), FeedforwardClassifier(hidden_layer_sizes=(16, 8), batch_norm=True)]
@@ -172,7 +172,7 @@ def test_early_stopping_keeps_the_best_epoch():
     # The kept weights give the loss of the best epoch on the rows held out, recomputed here from predictions.
     seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
     targets = np.unique(y, return_inverse=True)[1]
-    held = _held_out(targets, speakers, 0.1, np.random.default_rng((seed, 1)))
+    held = held_out(targets, speakers, 0.1, np.random.default_rng((seed, 1)))
     hidden = np.maximum(X[held] @ stopped.coefs_[0] + stopped.intercepts_[0], 0)
     logits = hidden @ stopped.coefs_[1] + stopped.intercepts_[1]
     loss = -log_softmax(logits, axis=1)[np.arange(held.sum()), targets[held]].mean()
@@ -183,7 +183,7 @@ def test_early_stopping_never_trains_on_a_validation_speaker():
     _, y, speakers = make_emotions()
     targets = np.unique(y, return_inverse=True)[1]
     for seed in range(20):
-        held = _held_out(targets, speakers, 0.1, np.random.default_rng(seed))
+        held = held_out(targets, speakers, 0.1, np.random.default_rng(seed))
         assert held.any()
         assert not set(speakers[held]) & set(speakers[~held])
         assert set(targets[~held]) == set(targets)
@@ -191,7 +191,7 @@ def test_early_stopping_never_trains_on_a_validation_speaker():
 
 def test_validation_rows_are_stratified_without_groups():
     targets = np.repeat([0, 1, 2], [100, 50, 10])
-    held = _held_out(targets, None, 0.1, np.random.default_rng(0))
+    held = held_out(targets, None, 0.1, np.random.default_rng(0))
     assert np.bincount(targets[held]).tolist() == [10, 5, 1]
 
 
