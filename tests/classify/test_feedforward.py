@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 from classify import FeedforwardClassifier
-from classify.feedforward import ACTIVATIONS, held_out, fit_together
+from classify.feedforward import ACTIVATIONS, fit_together, held_out
 from classify.heads import ACTIVATIONS as TORCH_ACTIVATIONS
 
 VARIANTS = [FeedforwardClassifier(), FeedforwardClassifier(hidden_layer_sizes=(16, 8), batch_norm=True)]
