@@ -50,8 +50,10 @@ def run(audio: Path, folder: Path, model: str, chunk_seconds: float) -> tuple[fl
     cache_path = folder / "out.h5"
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "extract", str(audio), "--pattern", "{label}.wav", "-o", str(cache_path)]
-        + ["--model", model, "--chunk-seconds", str(chunk_seconds), "--overwrite", "--quiet"],
+        [
+            *(sys.executable, "-c", COMMAND, "extract", str(audio), "--pattern", "{label}.wav"),
+            *("-o", str(cache_path), "--model", model, "--chunk-seconds", str(chunk_seconds), "--overwrite", "--quiet"),
+        ],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     wall = time.perf_counter() - began
