@@ -45,7 +45,9 @@ def make(path: Path, files: list[Path], seconds: int) -> None:
                 left -= len(samples)
 
 
-def run(audio: Path, folder: Path, model: str, chunk_seconds: float) -> tuple[float, int, dict[str, np.ndarray]]:
+def run(
+    audio: Path, folder: Path, model: str, chunk_seconds: float
+) -> tuple[float, int, dict[str, np.ndarray]]:
     """Extract the audio; return the wall time, the peak in MB and the pooled layers."""
     cache_path = folder / "out.h5"
     began = time.perf_counter()
