@@ -30,8 +30,9 @@ from classify.fitting import (
 )
 from classify.fusion import FusedCache, describe_features, fuse
 from classify.notes import make_notes
+from classify.projection import layer_of, project
 from classify.protocols import Fold, Protocol, find_protocol, make_folds
-from classify.results import Comparison, Folds, Result
+from classify.results import Comparison, Folds, Projection, Result
 from classify.selection import Selection, name_caches, select
 from classify.statistics import (
     count_confusions,
@@ -233,7 +234,7 @@ def compare(
         ),
         random_state=random_state,
     )
-    return Comparison(
+    comparison = Comparison(
         labels=selection.labels,
         utterance_ids=tuple(table.utterance_ids.tolist()),
         speakers=tuple(table.speakers.tolist()),
@@ -253,6 +254,19 @@ def compare(
         versions=software_versions(),
         random_state=random_state,
     )
+    return dataclasses.replace(comparison, projection=_projection(comparison.best, sources, places))
+
+
+def _projection(
+    best: Result,
+    sources: "Mapping[str, FeatureCache | FusedCache]",
+    places: Mapping[str, NDArray[np.intp]],
+) -> Projection | None:
+    cache = sources[best.cache]
+    pooling = best.pooling if best.pooling not in (FRAMES, NO_POOLING) else cache.poolings[0]
+    layer = layer_of(best) if best.selection != "none" else cache.layers[0]
+    features = cache.features(layer, pooling)[places[best.cache]]
+    return project(features, f"{best.cache}, layer {layer}, {pooling}") if features.shape[1] > 1 else None
 
 
 def _contestants(

@@ -2,20 +2,28 @@
 
 import base64
 import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from html import escape
 from importlib import resources
 from string import Template
 
-from classify.plots import MAX_BANDS, confusion_matrix, dots, layer_curves, row_title, score_range, whisker
-from classify.results import Comparison, Estimate, Folds, Result
+from classify.closeup import (
+    leading_estimates,
+    recall_figure,
+    reliability_figure,
+    row_record,
+    row_sentence,
+    sexes_figure,
+    speakers_figure,
+)
+from classify.diagrams import learnt_weights, scatter
+from classify.markup import facts_html, figure_html, list_html, mark_html, safe, safe_json
+from classify.plots import MAX_BANDS, confusion_matrix, layer_curves, row_title, score_range, whisker
+from classify.results import Comparison, Folds, Result
 from classify.tables import (
-    METRICS,
     OPTIMISTIC,
     RANDOM,
+    TRANSDUCTIVE,
     caution,
     headline,
     interval,
@@ -24,14 +32,9 @@ from classify.tables import (
     markdown_report,
     marks,
     percent,
-    printable,
     results_csv,
     title,
 )
-
-# Beyond this many speakers the figure scrolls inside its own box.
-MAX_TALL = 30
-_SEX_KINDS = {"female": 0, "male": 1}
 
 
 def render_page(comparison: Comparison) -> str:
@@ -45,7 +48,7 @@ def render_page(comparison: Comparison) -> str:
     best = comparison.best
     values = {
         "script_hash": f"sha256-{digest}",
-        "title": _safe(headline(comparison)),
+        "title": safe(headline(comparison)),
         "style": style,
         "script": script,
         "headline": _unbroken(headline(comparison)),
@@ -55,26 +58,30 @@ def render_page(comparison: Comparison) -> str:
         "table": _table(comparison),
         "downloads": _downloads(comparison),
         "notes": _notes(comparison),
-        "layers_lead": _safe(_layers_lead(comparison)),
+        "layers_lead": safe(_layers_lead(comparison)),
         "layers": _layers(comparison),
+        "weights": _weights(comparison),
+        "map_link": '<a href="#map">Utterances</a>' if comparison.projection else "",
+        "map": _map(comparison),
+        "reliability": reliability_figure(comparison),
         "options": _options(comparison),
-        "row": _safe(_sentence(comparison, best)),
-        "confusion": _figure(
+        "row": safe(row_sentence(comparison, best)),
+        "confusion": figure_html(
             "confusion",
             "Confusion",
             confusion_matrix(comparison.labels, best.confusion, row_title(comparison, best)),
             "Per cent of each true emotion, with the number of utterances below; blue is right, orange is confused.",
         ),
-        "recall": _recall(comparison),
-        "speakers": _speakers(comparison),
-        "sexes": _sexes(comparison),
+        "recall": recall_figure(comparison),
+        "speakers": speakers_figure(comparison),
+        "sexes": sexes_figure(comparison),
         "chosen": _chosen(comparison),
         "protocols": "\n".join(_protocol(folds) for folds in comparison.folds),
         "data": _data(comparison),
         "made": _made(comparison),
-        "footer": _safe(f"Drawn by sslfeat {comparison.versions.get('sslfeat', '')}").rstrip()
+        "footer": safe(f"Drawn by sslfeat {comparison.versions.get('sslfeat', '')}").rstrip()
         + ". This page loads nothing; results.json and predictions.csv lie beside it.",
-        "rows": _json([_row(comparison, result) for result in comparison.results]),
+        "rows": safe_json([row_record(comparison, result) for result in comparison.results]),
     }
     return Template(_read("report.html")).substitute(values)
 
@@ -83,45 +90,9 @@ def _read(name: str) -> str:
     return resources.files("classify").joinpath(name).read_text("utf-8")
 
 
-def _safe(text: object) -> str:
-    return escape(printable(str(text)))
-
-
 def _unbroken(text: str) -> str:
     """Keep a number and its unit on one line."""
-    return re.sub(r"(?<=\d) (?=%|emotions|speakers?\b)", "&nbsp;", _safe(text))
-
-
-def _json(value: object) -> str:
-    """Return JSON that can stand inside a script element: no ``<`` to end it, no ``&`` to be read as an entity."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _mark(text: str, kind: str = "") -> str:
-    return f' <span class="mark {kind}">{text}</span>'
-
-
-def _figure(name: str, heading: str, svg: str, caption: str, *, tall: bool = False) -> str:
-    above = f"<h3>{heading}</h3>" if heading else ""
-    box = (
-        f'<div class="tallbox" tabindex="0" role="region" aria-label="{heading}">{svg}</div>' if tall else svg
-    )
-    below = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f'<figure data-name="{_safe(name)}">{above}{box}{below}</figure>'
-
-
-def _list(items: Iterable[str], kind: str = "") -> str:
-    names = f' class="{kind}"' if kind else ""
-    return f"<ul{names}>{''.join(f'<li>{_safe(item)}</li>' for item in items)}</ul>"
-
-
-def _facts(facts: Mapping[str, object]) -> str:
-    return (
-        '<dl class="facts">'
-        + "".join(f"<dt>{_safe(name)}</dt><dd>{_safe(fact)}</dd>" for name, fact in facts.items())
-        + "</dl>"
-    )
+    return re.sub(r"(?<=\d) (?=%|emotions|speakers?\b)", "&nbsp;", safe(text))
 
 
 def _banner(comparison: Comparison) -> str:
@@ -132,7 +103,7 @@ def _banner(comparison: Comparison) -> str:
         f"{', '.join(untrained)}: this encoder is {RANDOM}. It has learnt nothing from speech; its scores show what "
         "untrained features give, not what the architecture can do."
     )
-    return f'<p class="banner">{_safe(text)}</p>'
+    return f'<p class="banner">{safe(text)}</p>'
 
 
 def _tiles(comparison: Comparison) -> str:
@@ -145,21 +116,15 @@ def _tiles(comparison: Comparison) -> str:
             f"{percent(estimate.value)} %",
             f"{percent(estimate.low)} to {percent(estimate.high)}",
         )
-        for name, estimate in _estimates(best).items()
+        for name, estimate in leading_estimates(best).items()
     ]
     tiles.append(("Speakers", str(comparison.num_speakers), people))
     tiles.append(("Utterances", str(len(comparison.truth)), f"{len(comparison.labels)} emotions"))
     cells = "".join(
-        f"<div><dt>{_safe(name)}</dt><dd>{_safe(value)} <small>{_safe(detail)}</small></dd></div>"
+        f"<div><dt>{safe(name)}</dt><dd>{safe(value)} <small>{safe(detail)}</small></dd></div>"
         for name, value, detail in tiles
     )
     return f'<dl class="tiles">{cells}</dl>'
-
-
-def _estimates(result: Result) -> dict[str, Estimate]:
-    """Accuracy, balanced accuracy and macro F1, by their names in words; the balanced one leads."""
-    order = ("balanced_accuracy", "accuracy", "f1_macro")
-    return {METRICS[name]: getattr(result, name) for name in order}
 
 
 def _table(comparison: Comparison) -> str:
@@ -167,10 +132,11 @@ def _table(comparison: Comparison) -> str:
     names = ["features", "layer", *["pooling"] * poolings, "classifier"]
     kinds = {"features": ' class="stick"', "layer": ' class="number"'}
     head = "".join(f'<th scope="col"{kinds.get(name, "")}>{_capital(name)}</th>' for name in names)
-    for i, name in enumerate(_estimates(comparison.best)):
+    for i, name in enumerate(leading_estimates(comparison.best)):
         head += f'<th scope="col" class="score number">{_capital(name)}</th>'
         head += '<th scope="col" class="score">Interval</th>' if i == 0 else ""
     head += '<th scope="col">Protocol</th><th scope="col" class="number">Seconds</th>'
+    head += '<th scope="col" class="number" title="Expected calibration error, in per cent">ECE</th>'
     ranked = sorted(
         comparison.results, key=lambda result: (result.optimistic, -result.balanced_accuracy.value)
     )
@@ -185,15 +151,15 @@ def _table(comparison: Comparison) -> str:
 def _table_row(comparison: Comparison, result: Result, span: tuple[float, float], *, poolings: bool) -> str:
     best = comparison.best
     kind = "best" if result is best else OPTIMISTIC if result.optimistic else ""
-    features = _safe(result.cache) + "".join(_mark(mark) for mark in marks(comparison, result))
-    features += _mark("best", "good") if result is best else ""
+    features = safe(result.cache) + "".join(mark_html(mark) for mark in marks(comparison, result))
+    features += mark_html("best", "good") if result is best else ""
     cells = [
-        f'<th scope="row" class="stick" data-value="{_safe(result.cache)}">{features}</th>',
-        f'<td class="number" data-value="{_safe(result.layers)}">{_safe(result.layers)}</td>',
-        *[f'<td data-value="{_safe(result.pooling)}">{_safe(result.pooling)}</td>'] * poolings,
-        f'<td data-value="{_safe(result.classifier)}">{_safe(result.classifier)}</td>',
+        f'<th scope="row" class="stick" data-value="{safe(result.cache)}">{features}</th>',
+        f'<td class="number" data-value="{safe(result.layers)}">{safe(result.layers)}</td>',
+        *[f'<td data-value="{safe(result.pooling)}">{safe(result.pooling)}</td>'] * poolings,
+        f'<td data-value="{safe(result.classifier)}">{safe(result.classifier)}</td>',
     ]
-    for i, estimate in enumerate(_estimates(result).values()):
+    for i, estimate in enumerate(leading_estimates(result).values()):
         value, bounds = interval(estimate).split(" ", 1)
         cells.append(
             f'<td class="number" data-value="{estimate.value!r}">{value}<span class="bounds">{bounds}</span></td>'
@@ -201,8 +167,11 @@ def _table_row(comparison: Comparison, result: Result, span: tuple[float, float]
         if i == 0:
             picture = whisker(estimate, span, best.balanced_accuracy.value)
             cells.append(f'<td data-value="{estimate.low!r}">{picture}</td>')
-    cells.append(f'<td data-value="{_safe(result.protocol)}">{_safe(result.protocol)}</td>')
+    cells.append(f'<td data-value="{safe(result.protocol)}">{safe(result.protocol)}</td>')
     cells.append(f'<td class="number" data-value="{result.seconds!r}">{result.seconds:.1f}</td>')
+    error = None if result.calibration is None else result.calibration.error
+    known = ("", "\N{EN DASH}") if error is None else (repr(error), percent(error))
+    cells.append(f'<td class="number" data-value="{known[0]}">{known[1]}</td>')
     return f'<tr class="{kind}">{"".join(cells)}</tr>'
 
 
@@ -233,13 +202,13 @@ def _notes(comparison: Comparison) -> str:
     for result in comparison.results:
         for warning in result.warnings:
             warned.setdefault(warning, []).append(title(comparison, result))
-    notes = _list(comparison.notes, "notes") if comparison.notes else ""
+    notes = list_html(comparison.notes, "notes") if comparison.notes else ""
     if warned:
         items = [
             f"{warning}: {'; '.join(rows[:3])}{f'; and {len(rows) - 3} more rows' if len(rows) > 3 else ''}"
             for warning, rows in warned.items()
         ]
-        notes += f"<h3>Warnings while fitting</h3>{_list(items)}"
+        notes += f"<h3>Warnings while fitting</h3>{list_html(items)}"
     return notes
 
 
@@ -258,14 +227,62 @@ def _layers(comparison: Comparison) -> str:
     chance, span = 1 / len(comparison.labels), _span(comparison)
     span = (min(span[0], score_range([chance])[0]), span[1])
     panels: dict[tuple[str, ...], list[Result]] = {}
+    mark = {True: (TRANSDUCTIVE,), False: ()}
     for result in (result for result in comparison.results if result.selection != "none"):
-        panels.setdefault((result.protocol, result.cache, result.pooling), []).append(result)
+        key = (result.protocol, result.cache, result.pooling, *mark[result.transductive])
+        panels.setdefault(key, []).append(result)
     order = [folds.protocol for folds in comparison.folds]
     return "\n".join(
-        _figure(
+        figure_html(
             "-".join(["layers", *reversed(key)]), "", layer_curves(comparison, panels[key], series, span), ""
         )
         for key in sorted(panels, key=lambda key: order.index(key[0]))
+    )
+
+
+def _weights(comparison: Comparison) -> str:
+    figures = [
+        figure_html(
+            f"weights-{result.cache}-{result.pooling}-{result.protocol}",
+            "",
+            learnt_weights(comparison, result),
+            "Share of each layer in the learnt sum, mean over folds; the line spans the folds.",
+        )
+        for result in comparison.results
+        if any(result.layer_weights)
+    ]
+    return (
+        f'<h3>What the weighted sum learnt</h3><div class="figures">{"".join(figures)}</div>'
+        if figures
+        else ""
+    )
+
+
+def _map(comparison: Comparison) -> str:
+    if comparison.projection is None:
+        return ""
+    groups = {
+        "emotion": [comparison.labels[index] for index in comparison.truth],
+        "speaker": comparison.speakers,
+        "sex": [sex or "unknown" for sex in comparison.sexes],
+    }
+    figures, choices = "", ""
+    for what, names in groups.items():
+        if len(set(names)) > 1:
+            figures += figure_html(
+                f"map-by-{what}", f"By {what}", scatter(comparison.projection, names, what), ""
+            )
+            checked = " checked" if what == "emotion" else ""
+            choices += (
+                f'<label><input type="radio" name="colour" value="map-by-{what}"{checked}> {what}</label>'
+            )
+    return (
+        '<section id="map" aria-labelledby="map-title"><h2 id="map-title">Where the utterances lie</h2>'
+        f'<p class="lead">The two directions in which {safe(comparison.projection.source)} spreads most (principal '
+        "components of standardised features), over all utterances and without a look at any label. A picture only: "
+        "no score is made of it, and what lies apart here need not be what a classifier uses.</p>"
+        f'<fieldset class="choose" id="colours" hidden><legend>Coloured by</legend>{choices}</fieldset>'
+        f'<div class="figures">{figures}</div></section>'
     )
 
 
@@ -276,94 +293,9 @@ def _options(comparison: Comparison) -> str:
         score = percent(result.balanced_accuracy.value)
         text = f"{title(comparison, result)}: {score}"
         group = ", ".join([result.cache, result.pooling, result.protocol])
-        groups.setdefault(group, []).append(f'<option value="{i}"{selected}>{_safe(text)}</option>')
+        groups.setdefault(group, []).append(f'<option value="{i}"{selected}>{safe(text)}</option>')
     return "".join(
-        f'<optgroup label="{_safe(name)}">{"".join(rows)}</optgroup>' for name, rows in groups.items()
-    )
-
-
-def _sentence(comparison: Comparison, result: Result) -> str:
-    scores = "; ".join(f"{name} {interval(estimate)}" for name, estimate in _estimates(result).items())
-    folds = result.fold_balanced_accuracy
-    return printable(
-        f"{title(comparison, result)}: {scores}. Per fold, balanced accuracy is {percent(folds.mean)} on average, "
-        f"with a standard deviation of {percent(folds.std)}."
-    )
-
-
-def _row(comparison: Comparison, result: Result) -> dict[str, object]:
-    """Return what the page's script shows of a row, in the order of the figures' names."""
-    return {
-        "short": row_title(comparison, result),
-        "sentence": _sentence(comparison, result),
-        "confusion": result.confusion,
-        "recall": result.recall,
-        "speakers": [result.speaker_scores.get(speaker) for speaker in _people(comparison)],
-        "sexes": [result.sex_scores.get(sex) for sex in _known_sexes(comparison)],
-        "mean": result.balanced_accuracy.value,
-    }
-
-
-def _people(comparison: Comparison) -> list[str]:
-    return sorted(set(comparison.speakers))
-
-
-def _known_sexes(comparison: Comparison) -> list[str]:
-    return sorted(set(comparison.sexes) - {""})
-
-
-def _recall(comparison: Comparison) -> str:
-    best, counts = comparison.best, comparison.class_counts
-    svg = dots(
-        comparison.labels,
-        best.recall,
-        best.balanced_accuracy.value,
-        what="recall",
-        name=row_title(comparison, best),
-        details=[str(counts[label]) for label in comparison.labels],
-    )
-    caption = "Per cent of each emotion that was recognised; small numbers count its utterances."
-    return _figure("recall", "Recall of each emotion", svg, caption)
-
-
-def _speakers(comparison: Comparison) -> str:
-    best, people = comparison.best, _people(comparison)
-    sexes = dict(zip(comparison.speakers, comparison.sexes, strict=True))
-    counts = Counter(comparison.speakers)
-    svg = dots(
-        people,
-        [best.speaker_scores.get(speaker) for speaker in people],
-        best.balanced_accuracy.value,
-        what="speakers",
-        name=row_title(comparison, best),
-        kinds=[_SEX_KINDS.get(sexes[speaker], 2) for speaker in people],
-        details=[str(counts[speaker]) for speaker in people],
-    )
-    shapes = {"female": "circles are female", "male": "squares male", "": "triangles unknown"}
-    shown = ", ".join(shapes[sex] for sex in shapes if sex in set(sexes.values()))
-    caption = f"Balanced accuracy over the speaker's own utterances, counted in small; {shown}."
-    return _figure("speakers", "Each speaker", svg, caption, tall=len(people) > MAX_TALL)
-
-
-def _sexes(comparison: Comparison) -> str:
-    best, sexes = comparison.best, _known_sexes(comparison)
-    if len(sexes) < 2:
-        return ""
-    counts = Counter(comparison.sexes)
-    svg = dots(
-        sexes,
-        [best.sex_scores.get(sex) for sex in sexes],
-        best.balanced_accuracy.value,
-        what="sexes",
-        name=row_title(comparison, best),
-        kinds=[_SEX_KINDS.get(sex, 2) for sex in sexes],
-        details=[str(counts[sex]) for sex in sexes],
-    )
-    return _figure(
-        "sexes",
-        "Women and men",
-        svg,
-        "Balanced accuracy over the group's utterances; the worst group is marked.",
+        f'<optgroup label="{safe(name)}">{"".join(rows)}</optgroup>' for name, rows in groups.items()
     )
 
 
@@ -374,32 +306,32 @@ def _chosen(comparison: Comparison) -> str:
             names = comparison.folds_of(result).names
             items = [f"{name}: {what}" for name, what in zip(names, result.chosen, strict=False)]
             parts.append(
-                f"<details><summary>{_safe(title(comparison, result))}</summary>{_list(items)}</details>"
+                f"<details><summary>{safe(title(comparison, result))}</summary>{list_html(items)}</details>"
             )
     return f"<h3>Chosen inside each training part</h3>{''.join(parts)}" if parts else ""
 
 
 def _protocol(folds: Folds) -> str:
-    mark = _mark(OPTIMISTIC) if folds.optimistic else ""
+    mark = mark_html(OPTIMISTIC) if folds.optimistic else ""
     tested = Counter(fold for repetition in folds.tested_in for fold in repetition if fold >= 0)
     sizes = [f"{name} ({tested[i]})" for i, name in enumerate(folds.names)]
     shown = ", ".join(sizes[:24]) + (f", and {len(sizes) - 24} more" if len(sizes) > 24 else "")
     repeated = f" in {len(folds.tested_in)} repetitions" if len(folds.tested_in) > 1 else ""
     return (
-        f'<div class="card"><h3>{_safe(folds.protocol)}{mark}</h3><p>{_safe(folds.claim)}</p>'
-        f"<p><strong>Audit.</strong> {_safe(folds.audit)}</p>"
-        f"<p><strong>Folds.</strong> {len(sizes)}{repeated}, with the number of test utterances: {_safe(shown)}.</p></div>"
+        f'<div class="card"><h3>{safe(folds.protocol)}{mark}</h3><p>{safe(folds.claim)}</p>'
+        f"<p><strong>Audit.</strong> {safe(folds.audit)}</p>"
+        f"<p><strong>Folds.</strong> {len(sizes)}{repeated}, with the number of test utterances: {safe(shown)}.</p></div>"
     )
 
 
 def _data(comparison: Comparison) -> str:
     counts = ", ".join(f"{label} {count}" for label, count in comparison.class_counts.items())
-    facts = _facts({"emotions": counts, "speakers": _people_by_sex(comparison)})
+    facts = facts_html({"emotions": counts, "speakers": _people_by_sex(comparison)})
     cards = []
     for name, spec in comparison.caches.items():
-        mark = _mark(RANDOM) if is_random(comparison, name) else ""
-        fields = _facts({field.replace("_", " "): _plain(value) for field, value in spec.items()})
-        cards.append(f'<div class="card"><h3>{_safe(name)}{mark}</h3>{fields}</div>')
+        mark = mark_html(RANDOM) if is_random(comparison, name) else ""
+        fields = facts_html({field.replace("_", " "): _plain(value) for field, value in spec.items()})
+        cards.append(f'<div class="card"><h3>{safe(name)}{mark}</h3>{fields}</div>')
     return f'{facts}<div class="figures">{"".join(cards)}</div>'
 
 
@@ -422,8 +354,8 @@ def _made(comparison: Comparison) -> str:
     )
     seconds = sum(result.seconds for result in comparison.results)
     facts = {"seed": comparison.random_state, "fitting and predicting": f"{seconds:.0f} s in all"}
-    return command + _facts(facts | dict(comparison.versions))
+    return command + facts_html(facts | dict(comparison.versions))
 
 
 def _safe_lines(text: str) -> str:
-    return "\n".join(map(_safe, text.split("\n")))
+    return "\n".join(map(safe, text.split("\n")))

@@ -9,86 +9,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
+from classify.drawing import WIDTH, cut_text, draw_line, draw_svg, draw_text, marker, series_looks, text_width
 from classify.results import Comparison, Estimate, Result
-from classify.tables import OPTIMISTIC, RANDOM, is_random, marks, percent, printable, title
+from classify.tables import OPTIMISTIC, RANDOM, TRANSDUCTIVE, is_random, marks, percent, printable, title
 
-WIDTH = 400
-SERIES = 7
 MAX_BANDS = 4
-
-# Width of the mean character of a sans-serif face, as a share of its size.
-_CHARACTER = 0.56
-_MARKERS = ("circle", "square", "triangle", "diamond", "plus", "down", "cross")
-
-
-def _text(x: float, y: float, content: str, *classes: str, **attributes: object) -> str:
-    rest = "".join(f' {name.replace("_", "-")}="{escape(str(value))}"' for name, value in attributes.items())
-    names = f' class="{" ".join(classes)}"' if classes else ""
-    return f'<text x="{x:g}" y="{y:g}"{names}{rest}>{escape(printable(content))}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, classes: str) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{classes}"/>'
-
-
-def _width(text: str, size: float = 12) -> float:
-    return len(text) * size * _CHARACTER
-
-
-def _cut(text: str, width: float, size: float = 12) -> str:
-    text, room = printable(text), max(3, int(width / (size * _CHARACTER)))
-    return text if len(text) <= room else text[: room - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _svg(
-    height: float, label: str, body: Iterable[str], *, kind: str, width: float = WIDTH, data: str = ""
-) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" class="{kind}" role="img" '
-        f'aria-label="{escape(printable(label))}"{data}>{"".join(body)}</svg>'
-    )
-
-
-def marker(kind: int, x: float, y: float, classes: str = "", size: float = 3.6) -> str:
-    """Return the marker of a series, about ``2 * size`` wide, centred on a point."""
-    names = f' class="marker {classes}"'
-    s, t = size, size * 1.25
-    match _MARKERS[kind % len(_MARKERS)]:
-        case "circle":
-            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{s:g}"{names}/>'
-        case "square":
-            points = [(-s, -s), (s, -s), (s, s), (-s, s)]
-        case "triangle":
-            points = [(0, -t), (t, s), (-t, s)]
-        case "diamond":
-            points = [(0, -t), (t, 0), (0, t), (-t, 0)]
-        case "down":
-            points = [(0, t), (t, -s), (-t, -s)]
-        case "plus":
-            a = s / 2.5
-            points = [(-a, -t), (a, -t), (a, -a), (t, -a), (t, a), (a, a), (a, t), (-a, t), (-a, a), (-t, a)]
-            points += [(-t, -a), (-a, -a)]
-        case _:
-            a = s / 2.5
-            points = [
-                (0, -a),
-                (s - a, -t),
-                (t, a - s),
-                (a, 0),
-                (t, s - a),
-                (s - a, t),
-                (0, a),
-                (a - s, t),
-                (-t, s - a),
-            ]
-            points += [(-a, 0), (-t, a - s), (a - s, -t)]
-    return f'<polygon points="{" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in points)}"{names}/>'
-
-
-def _looks(series: int) -> tuple[str, int]:
-    """Return the classes and the marker of a series; beyond ``SERIES`` a colour comes back with another dash."""
-    turn = (series + series // SERIES) % SERIES
-    return f"s{series % SERIES + 1} d{turn + 1}", turn
 
 
 def score_range(scores: Iterable[float]) -> tuple[float, float]:
@@ -107,8 +32,8 @@ def whisker(estimate: Estimate, span: tuple[float, float], reference: float) -> 
         return 5 + 90 * (score - span[0]) / (span[1] - span[0])
 
     body = [
-        _line(x(reference), 0, x(reference), 20, "reference"),
-        _line(x(estimate.low), 10, x(estimate.high), 10, "range"),
+        draw_line(x(reference), 0, x(reference), 20, "reference"),
+        draw_line(x(estimate.low), 10, x(estimate.high), 10, "range"),
         marker(0, x(estimate.value), 10, "s1"),
     ]
     return f'<svg viewBox="0 0 100 20" width="100" height="20" class="whisker" aria-hidden="true">{"".join(body)}</svg>'
@@ -147,14 +72,17 @@ def layer_curves(
 
     chance = 1 / len(comparison.labels)
     body = _heading(comparison, first) + legend + _score_axis(span, left, right, y)
-    body += [_line(left, bottom, right, bottom, "axis"), _line(left, y(chance), right, y(chance), "chance")]
-    body += [_text(right, y(chance) - 4, "chance", "small", "end", "halo")]
+    body += [
+        draw_line(left, bottom, right, bottom, "axis"),
+        draw_line(left, y(chance), right, y(chance), "chance"),
+    ]
+    body += [draw_text(right, y(chance) - 4, "chance", "small", "end", "halo")]
     layers = [place for place in x if isinstance(place, int)]
     skipped = {layer for i, layer in enumerate(layers) if i % math.ceil(len(layers) / 14)}
     body += [
-        _text(x[place], bottom + 16, str(place), "small", "middle") for place in x if place not in skipped
+        draw_text(x[place], bottom + 16, str(place), "small", "middle") for place in x if place not in skipped
     ]
-    body.append(_text((left + right) / 2, bottom + 34, "layer", "middle"))
+    body.append(draw_text((left + right) / 2, bottom + 34, "layer", "middle"))
     where, score = x[_place(best)], best.balanced_accuracy.value
     few = len(classifiers) <= MAX_BANDS
     for classifier in classifiers:
@@ -162,15 +90,15 @@ def layer_curves(
         body += _curve(rows, series[classifier], x, y, bands=few)
     if not few:
         low, high = y(best.balanced_accuracy.low), y(best.balanced_accuracy.high)
-        body.append(_line(where, low, where, high, f"range {_looks(series[best.classifier])[0]}"))
+        body.append(draw_line(where, low, where, high, f"range {series_looks(series[best.classifier])[0]}"))
     anchor = "end" if where > right - 60 else "start" if where < left + 60 else "middle"
     named = best.layers if best.layer is None else f"layer {best.layer}"
-    body.append(_text(where, y(score) - 10, f"{named}: {percent(score)} %", "halo", anchor))
+    body.append(draw_text(where, y(score) - 10, f"{named}: {percent(score)} %", "halo", anchor))
     label = (
         f"Balanced accuracy over layers, {first.cache}, {first.protocol}: highest at layer {best.layers} with "
         f"{best.classifier}, {percent(score)} per cent."
     )
-    return _svg(bottom + 42, label, body, kind="layers")
+    return draw_svg(bottom + 42, label, body, kind="layers")
 
 
 def _place(result: Result) -> int | str:
@@ -192,25 +120,26 @@ def _places(results: Sequence[Result], left: float, right: float) -> dict[int | 
 def _heading(comparison: Comparison, result: Result) -> list[str]:
     dot, untrained = " \N{MIDDLE DOT} ", is_random(comparison, result.cache)
     encoder = result.encoder + (dot + RANDOM if untrained else "")
-    folds = result.pooling + dot + result.protocol + (dot + OPTIMISTIC if result.optimistic else "")
+    warned = [OPTIMISTIC] * result.optimistic + [TRANSDUCTIVE] * result.transductive
+    folds = dot.join([result.pooling, result.protocol, *warned])
     return [
-        _text(4, 16, _cut(result.cache, WIDTH - 8, 14), "title"),
-        _text(4, 33, _cut(encoder, WIDTH - 8), "warn" if untrained else "soft"),
-        _text(4, 49, _cut(folds, WIDTH - 8), "warn" if result.optimistic else "soft"),
+        draw_text(4, 16, cut_text(result.cache, WIDTH - 8, 14), "title"),
+        draw_text(4, 33, cut_text(encoder, WIDTH - 8), "warn" if untrained else "soft"),
+        draw_text(4, 49, cut_text(folds, WIDTH - 8), "warn" if warned else "soft"),
     ]
 
 
 def _legend(classifiers: Sequence[str], series: Mapping[str, int]) -> tuple[list[str], float]:
     body, x, y = [], 4.0, 70.0
     for classifier in classifiers:
-        name = _cut(classifier, WIDTH - 40)
-        if x > 4 and x + 34 + _width(name) > WIDTH:
+        name = cut_text(classifier, WIDTH - 40)
+        if x > 4 and x + 34 + text_width(name) > WIDTH:
             x, y = 4.0, y + 18
-        classes, kind = _looks(series[classifier])
-        body.append(_line(x, y - 4, x + 26, y - 4, f"curve {classes}"))
+        classes, kind = series_looks(series[classifier])
+        body.append(draw_line(x, y - 4, x + 26, y - 4, f"curve {classes}"))
         body.append(marker(kind, x + 13, y - 4, classes))
-        body.append(_text(x + 32, y, name))
-        x += 46 + _width(name)
+        body.append(draw_text(x + 32, y, name))
+        x += 46 + text_width(name)
     return body, y - 70 + 24
 
 
@@ -221,10 +150,12 @@ def _score_axis(
     body = []
     for i in range(math.ceil(span[0] / step - 1e-9), math.floor(span[1] / step + 1e-9) + 1):
         score = i * step
-        body.append(_line(left, y(score), right, y(score), "grid"))
-        body.append(_text(left - 6, y(score) + 4, f"{100 * score:.0f}", "small", "end"))
+        body.append(draw_line(left, y(score), right, y(score), "grid"))
+        body.append(draw_text(left - 6, y(score) + 4, f"{100 * score:.0f}", "small", "end"))
     middle = y((span[0] + span[1]) / 2)
-    label = _text(0, 0, "balanced accuracy, %", "middle", transform=f"translate(12 {middle:g}) rotate(-90)")
+    label = draw_text(
+        0, 0, "balanced accuracy, %", "middle", transform=f"translate(12 {middle:g}) rotate(-90)"
+    )
     return [*body, label]
 
 
@@ -236,7 +167,7 @@ def _curve(
     *,
     bands: bool,
 ) -> list[str]:
-    classes, kind = _looks(series)
+    classes, kind = series_looks(series)
     ordered = sorted((row for row in rows if row.layer is not None), key=lambda row: row.layer or 0)
     points = [(x[_place(row)], row.balanced_accuracy) for row in ordered]
     body = []
@@ -250,7 +181,7 @@ def _curve(
     # Several classifiers may share one place right of the layers, so each stands a little aside.
     alone = [(x[_place(row)] + 4 * (kind - 3), row.balanced_accuracy) for row in rows if row.layer is None]
     for a, estimate in alone + (points if len(points) == 1 else []):
-        body.append(_line(a, y(estimate.low), a, y(estimate.high), f"range {classes}"))
+        body.append(draw_line(a, y(estimate.low), a, y(estimate.high), f"range {classes}"))
     return body + [marker(kind, a, y(estimate.value), classes) for a, estimate in points + alone]
 
 
@@ -259,7 +190,7 @@ def row_title(comparison: Comparison, result: Result) -> str:
     marked = marks(comparison, result)
     after = f" ({', '.join(marked)})" if marked else ""
     words = title(comparison, result).removesuffix(after)
-    return _cut(words, WIDTH - 8 - _width(after, 11), 11) + after
+    return cut_text(words, WIDTH - 8 - text_width(after, 11), 11) + after
 
 
 def confusion_matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]], name: str) -> str:
@@ -273,20 +204,22 @@ def confusion_matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]], 
     name : str
         The line on top, as ``row_title`` gives it.
     """
-    names = [_cut(label, 110) for label in labels]
+    names = [cut_text(label, 110) for label in labels]
     # A column's name is turned by 45 degrees, so it is as high as it is wide.
-    longest = max(map(_width, names))
+    longest = max(map(text_width, names))
     left, top = longest + 30, longest * 0.71 + 56
-    cell = (WIDTH - left - max(4.0, _width(names[-1]) * 0.71 - 12)) / len(labels)
+    cell = (WIDTH - left - max(4.0, text_width(names[-1]) * 0.71 - 12)) / len(labels)
     size = min(13.0, cell * 0.3)
-    body = [_text(4, 12, name, "small", "row-title")]
-    body.append(_text(left + cell * len(labels) / 2, 36, "predicted", "soft", "middle"))
+    body = [draw_text(4, 12, name, "small", "row-title")]
+    body.append(draw_text(left + cell * len(labels) / 2, 36, "predicted", "soft", "middle"))
     middle = top + cell * len(labels) / 2
-    body.append(_text(0, 0, "true", "soft", "middle", transform=f"translate(12 {middle:.1f}) rotate(-90)"))
+    body.append(
+        draw_text(0, 0, "true", "soft", "middle", transform=f"translate(12 {middle:.1f}) rotate(-90)")
+    )
     for i, label in enumerate(names):
         across, down = left + cell * (i + 0.5), top + cell * (i + 0.5)
-        body.append(_text(0, 0, label, transform=f"translate({across:.1f} {top - 7:.1f}) rotate(-45)"))
-        body.append(_text(left - 7, down + 4, label, "end"))
+        body.append(draw_text(0, 0, label, transform=f"translate({across:.1f} {top - 7:.1f}) rotate(-45)"))
+        body.append(draw_text(left - 7, down + 4, label, "end"))
     for i, j in itertools.product(range(len(labels)), repeat=2):
         across, down = left + cell * j, top + cell * i
         total, count = sum(confusion[i]), confusion[i][j]
@@ -303,7 +236,7 @@ def confusion_matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]], 
             f'style="font-size:{size * 0.8:.1f}px">{count}</text></g>'
         )
     label = f"Confusion matrix of {name}, in per cent of each true label, with counts."
-    return _svg(top + cell * len(labels) + 4, label, body, kind="confusion")
+    return draw_svg(top + cell * len(labels) + 4, label, body, kind="confusion")
 
 
 def _spoken(labels: Sequence[str], i: int, j: int, count: int, share: float) -> str:
@@ -339,9 +272,9 @@ def dots(
         A word after each name, as its number of utterances.
     """
     step = 24.0 if len(names) <= 12 else 19.0
-    shown = [_cut(name, 130) for name in names]
+    shown = [cut_text(name, 130) for name in names]
     details = details or [""] * len(names)
-    left = max(map(_width, shown), default=0) + max(_width(detail, 11) for detail in details) + 32
+    left = max(map(text_width, shown), default=0) + max(text_width(detail, 11) for detail in details) + 32
     right, top = WIDTH - 52.0, 46.0
     bottom = top + step * len(names)
     known = [score for score in scores if score is not None]
@@ -350,13 +283,13 @@ def dots(
     def x(score: float) -> float:
         return left + (right - left) * score
 
-    body = [_text(4, 12, name, "small", "row-title")]
+    body = [draw_text(4, 12, name, "small", "row-title")]
     for tick in (0, 0.25, 0.5, 0.75, 1):
-        body.append(_line(x(tick), top - 4, x(tick), bottom, "grid"))
-        body.append(_text(x(tick), bottom + 15, f"{100 * tick:.0f}", "small", "middle"))
+        body.append(draw_line(x(tick), top - 4, x(tick), bottom, "grid"))
+        body.append(draw_text(x(tick), bottom + 15, f"{100 * tick:.0f}", "small", "middle"))
     body.append(
-        f'<g class="mean" data-mean="" transform="translate({x(mean):.1f} 0)">{_line(0, top - 8, 0, bottom, "reference")}'
-        f"{_text(0, top - 12, f'all {percent(mean)}', 'small', 'middle')}</g>"
+        f'<g class="mean" data-mean="" transform="translate({x(mean):.1f} 0)">{draw_line(0, top - 8, 0, bottom, "reference")}'
+        f"{draw_text(0, top - 12, f'all {percent(mean)}', 'small', 'middle')}</g>"
     )
     for i, (word, score) in enumerate(zip(shown, scores, strict=True)):
         middle = top + step * (i + 0.5)
@@ -366,16 +299,18 @@ def dots(
         absent = " absent" if score is None else ""
         flip = " flip" if place > 0.5 else ""
         body.append(
-            _text(left - 12 - (_width(details[i], 11) + 6 if details[i] else 0), middle + 4, word, "end")
+            draw_text(
+                left - 12 - (text_width(details[i], 11) + 6 if details[i] else 0), middle + 4, word, "end"
+            )
         )
         if details[i]:
-            body.append(_text(left - 12, middle + 4, details[i], "small", "end"))
+            body.append(draw_text(left - 12, middle + 4, details[i], "small", "end"))
         body.append(
-            f'<g class="dot{low}{absent}{flip}" data-dot="{i}">{_line(left, middle, x(place), middle, "stem")}'
+            f'<g class="dot{low}{absent}{flip}" data-dot="{i}">{draw_line(left, middle, x(place), middle, "stem")}'
             f'<g class="head" transform="translate({x(place):.1f} {middle:.1f})">{marker(kind, 0, 0, f"s{kind + 1}", 4.6)}'
-            f"{_text(0, 0, 'lowest', 'small', 'low')}</g>"
-            f"{_text(WIDTH - 4, middle + 4, 'none' if score is None else percent(score), 'end')}</g>"
+            f"{draw_text(0, 0, 'lowest', 'small', 'low')}</g>"
+            f"{draw_text(WIDTH - 4, middle + 4, 'none' if score is None else percent(score), 'end')}</g>"
         )
     data = f' data-left="{left:.1f}" data-right="{right:.1f}" data-kind="{escape(what)}"'
     label = f"{what}, in per cent; over all {percent(mean)}."
-    return _svg(bottom + 22, label, body, kind="dots", data=data)
+    return draw_svg(bottom + 22, label, body, kind="dots", data=data)

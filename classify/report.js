@@ -76,6 +76,29 @@ function showRow(row) {
   showDots("recall", row.recall, row.mean);
   showDots("speakers", row.speakers, row.mean);
   showDots("sexes", row.sexes, row.mean);
+  showReliability(row);
+}
+
+function showReliability(row) {
+  const svg = one("svg.reliability");
+  if (!svg) return;
+  const [left, right, top, bottom, below] = svg.dataset.frame.split(",").map(Number);
+  const bins = row.calibration ?? [];
+  const most = Math.max(1, ...bins.map(([count]) => count));
+  for (const bin of all("[data-bin]", svg)) {
+    const [count, confidence, accuracy] = bins[bin.dataset.bin] ?? [0, 0, 0];
+    const heights = { bar: [bottom, (bottom - top) * accuracy], count: [below, (count / most) * (below - bottom - 12)] };
+    for (const [name, [foot, height]] of Object.entries(heights)) {
+      one(`.${name}`, bin).setAttribute("y", (foot - height).toFixed(1));
+      one(`.${name}`, bin).setAttribute("height", height.toFixed(1));
+    }
+    const place = [left + (right - left) * confidence, bottom - heights.bar[1]].map((x) => x.toFixed(1));
+    one(".sure", bin).setAttribute("transform", `translate(${place.join(" ")})`);
+    one("title", bin).textContent = `${count} predictions: ${percent(confidence)} % sure, ${percent(accuracy)} % right`;
+    bin.classList.toggle("absent", count === 0);
+  }
+  one(".ece", svg).textContent = row.reliability;
+  svg.setAttribute("aria-label", `Reliability of ${row.short}: ${row.reliability}.`);
 }
 
 const choice = one("#choice");
@@ -83,6 +106,18 @@ one(".choose").hidden = false;
 choice.addEventListener("change", () => showRow(rows[choice.value]));
 // A browser that comes back to the page restores the choice without telling.
 if (!choice.selectedOptions[0].defaultSelected) showRow(rows[choice.value]);
+
+// One colouring at a time; without this script all of them stand there.
+const colours = one("#colours");
+if (colours) {
+  const showColour = () => {
+    const chosen = one("input:checked", colours).value;
+    for (const figure of all("#map figure")) figure.hidden = figure.dataset.name !== chosen;
+  };
+  colours.hidden = false;
+  colours.addEventListener("change", showColour);
+  showColour();
+}
 
 // Saving a figure: other programs know neither this page's classes nor its variables, so each element takes its looks along.
 const INHERITED = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order",

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from classify.calibration import NUM_BINS
 from classify.page import render_page
 from classify.results import Comparison, Folds, Result
 from classify.tables import latex_table, markdown_report, predictions_csv, results_csv
@@ -178,6 +179,10 @@ def _fits(comparison: Comparison) -> bool:
         and min(utterances, labels, len(comparison.results)) > 0
         and {len(values) for values in aligned} == {utterances}
         and _within(comparison.truth, 0, labels)
+        and (
+            comparison.projection is None
+            or [len(point) for point in comparison.projection.points] == [2] * utterances
+        )
         and all(
             len(row) == utterances and _within(row, -1, len(each.names))
             for each in folds.values()
@@ -197,10 +202,14 @@ def _result_fits(result: Result, folds: Folds, labels: int) -> bool:
     scores += [score for spread in spreads for score in (spread.mean, spread.std)]
     scores += [share for share in result.recall if share is not None]
     scores += [*result.speaker_scores.values(), *result.sex_scores.values()]
+    bins = [] if result.calibration is None else [*dataclasses.astuple(result.calibration)[1:]]
+    scores += [] if result.calibration is None else [result.calibration.error, *bins[1], *bins[2]]
     return (
         all(0 <= score <= 1 for score in scores)
         and {len(result.recall), len(result.confusion), *map(len, result.confusion)} == {labels}
         and min(map(min, result.confusion)) >= 0
+        and {*map(len, bins)} <= {NUM_BINS}
+        and all(len(weights) in (0, len(result.mixed_layers)) for weights in result.layer_weights)
         and result.seconds >= 0
         and [len(row) for row in result.predictions] == [len(row) for row in folds.tested_in]
         and all(
@@ -316,7 +325,11 @@ def _renamed(other: Comparison, joined: Comparison) -> Comparison:
         other,
         caches={names[name]: spec for name, spec in other.caches.items()},
         results=tuple(
-            dataclasses.replace(result, cache=names.get(result.cache, result.cache))
+            dataclasses.replace(
+                result,
+                cache=names.get(result.cache, result.cache),
+                members=tuple(names.get(member, member) for member in result.members),
+            )
             for result in other.results
         ),
     )

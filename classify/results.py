@@ -171,6 +171,25 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """The utterances as points in a plane, for a picture; no score depends on it.
+
+    Parameters
+    ----------
+    source : str
+        Which features were projected, in words.
+    explained : tuple of two floats
+        Share of their variance along each axis.
+    points : tuple of (float, float), one per utterance
+        The farthest coordinate is 1.
+    """
+
+    source: str
+    explained: tuple[float, float]
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """Whether one row is better than another by more than chance.
 
@@ -223,6 +242,8 @@ class Comparison:
         Versions of the software by package.
     random_state : int
         The seed.
+    projection : Projection or None
+        Of the best row's features.
     """
 
     labels: tuple[str, ...]
@@ -238,6 +259,7 @@ class Comparison:
     command: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     random_state: int = 0
+    projection: Projection | None = None
 
     @property
     def protocol(self) -> str:
@@ -308,6 +330,8 @@ class Comparison:
             record["folds"] = tuple(Folds(**_tuples(folds)) for folds in record["folds"])
             record["differences"] = tuple(Difference(**values) for values in record["differences"])
             record["results"] = tuple(_result(result) for result in record["results"])
+            if record.get("projection") is not None:
+                record["projection"] = Projection(**_tuples(record["projection"]))
             return cls(**_tuples(record))
         except (TypeError, KeyError, AttributeError) as error:
             msg = f"results must have the fields of a comparison. They can't be read ({error})."

@@ -96,6 +96,8 @@ def headline(comparison: Comparison) -> str:
     layers = {"best": "a layer chosen in each training part", "all": "all layers"}
     said = RANDOM in best.encoder.replace("-", " ")
     encoder = best.encoder + (f" ({RANDOM})" if is_random(comparison, best.cache) and not said else "")
+    encoder += f" ({best.cache.rpartition(', ')[2]})" if best.members else ""
+    encoder += f", standardised per speaker ({TRANSDUCTIVE})," if best.transductive else ""
     return printable(
         f"{who}, {best.classifier} on {layers.get(best.selection, f'layer {best.layers}')} of {encoder} tells "
         f"{len(comparison.labels)} emotions apart with {percent(best.balanced_accuracy.value)} % balanced accuracy."
@@ -128,7 +130,8 @@ def shown_results(comparison: Comparison, limit: int | None) -> tuple[Result, ..
         return comparison.results
     best: dict[tuple[str, ...], Result] = {}
     for result in comparison.results:
-        kind = (result.cache, result.pooling, result.classifier, result.protocol, result.selection)
+        names = (result.cache, result.pooling, result.classifier, result.protocol, result.selection)
+        kind = (*names, str(result.tuned), str(result.transductive))
         rival = best.setdefault(kind, result)
         if result.balanced_accuracy.value > rival.balanced_accuracy.value:
             best[kind] = result
@@ -245,7 +248,7 @@ def results_csv(comparison: Comparison) -> str:
     spreads = ("fold_accuracy", "fold_balanced_accuracy", "fold_f1_macro")
     header = ["features", "encoder", "layer", "pooling", "classifier", "protocol", "marks", *_score_columns()]
     header += [f"{name}_{part}" for name in spreads for part in ("mean", "std")]
-    header += [f"recall_{label}" for label in comparison.labels] + ["seconds"]
+    header += [f"recall_{label}" for label in comparison.labels] + ["seconds", "calibration_error"]
     rows: list[Sequence[str | float]] = [header]
     for result in comparison.results:
         names = [
@@ -259,7 +262,8 @@ def results_csv(comparison: Comparison) -> str:
         folds = [part for name in spreads for part in _spread(result, name)]
         recall: list[str | float] = ["" if share is None else share for share in result.recall]
         noted = ", ".join(marks(comparison, result))
-        rows.append([*names, noted, *_scores(result), *folds, *recall, result.seconds])
+        error = "" if result.calibration is None else result.calibration.error
+        rows.append([*names, noted, *_scores(result), *folds, *recall, result.seconds, error])
     return _csv(rows)
 
 

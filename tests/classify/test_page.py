@@ -10,7 +10,8 @@ from importlib import resources
 
 import pytest
 
-from classify.page import MAX_TALL, render_page
+from classify.closeup import MAX_TALL
+from classify.page import render_page
 from classify.tables import headline, interval, latex_table, markdown_report, percent, results_csv, title
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}

@@ -166,7 +166,7 @@ def test_the_page_runs_its_script_loads_nothing_and_complains_of_nothing(
 ):
     for comparison in (emodb_comparison, hostile_comparison):
         browser = show(comparison)
-        assert browser.run("return document.querySelectorAll('thead button').length") == 9
+        assert browser.run("return document.querySelectorAll('thead button').length") == 10
         assert browser.run("return performance.getEntriesByType('resource').length") == 0
         assert browser.run("return window.hacked ?? null") is None
         assert browser.complaints() == []
