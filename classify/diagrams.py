@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from classify.calibration import NUM_BINS
 from classify.drawing import WIDTH, cut_text, draw_line, draw_svg, draw_text, marker, series_looks, text_width
+from classify.plots import row_title
 from classify.results import Calibration, Comparison, Projection, Result
 from classify.tables import percent, title
 
@@ -77,14 +78,15 @@ def learnt_weights(comparison: Comparison, result: Result) -> str:
     most = max(max(column) for column in zip(*folds, strict=True))
     left, right, top, bottom = 44.0, WIDTH - 12.0, 44.0, 220.0
     step = (right - left) / len(layers)
-    highest: float = math.ceil(most * 20 + 1e-9) / 20
+    tick = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25) if 5 * step >= most or step == 0.25)
+    highest = tick * math.ceil(most / tick - 1e-9)
 
     def y(share: float) -> float:
         return float(bottom - (bottom - top) * share / highest)
 
-    body = [draw_text(4, 14, cut_text(title(comparison, result), WIDTH - 8, 11), "small")]
-    for i in range(5):
-        share = highest * i / 4
+    body = [draw_text(4, 14, row_title(comparison, result), "small")]
+    for i in range(round(highest / tick) + 1):
+        share = tick * i
         body.append(draw_line(left, y(share), right, y(share), "grid"))
         body.append(draw_text(left - 6, y(share) + 4, f"{100 * share:.3g}", "small", "end"))
     every = math.ceil(len(layers) / 14)
@@ -102,7 +104,6 @@ def learnt_weights(comparison: Comparison, result: Result) -> str:
         draw_line(left, y(equal), right, y(equal), "reference"),
         draw_line(left, bottom, right, bottom, "axis"),
     ]
-    body.append(draw_text(right, y(equal) - 4, "equal shares", "small", "end", "halo"))
     body.append(draw_text((left + right) / 2, bottom + 34, "layer", "middle"))
     turned = f"translate(12 {(top + bottom) / 2:g}) rotate(-90)"
     body.append(draw_text(0, 0, "share, %", "middle", transform=turned))
@@ -134,7 +135,7 @@ def scatter(projection: Projection, groups: Sequence[str], what: str) -> str:
             x, y = 6.0, y + 18
         classes, kind = series_looks(i)
         legend += [marker(kind, x + 4, y - 4, classes, 4), draw_text(x + 13, y, shown)]
-        x += 26 + text_width(shown)
+        x += 30 + text_width(shown)
     source = cut_text(f"{projection.source}, by {what}", WIDTH - 8, 11)
     top, middle, half = y + 14, WIDTH / 2, WIDTH / 2 - 26
     centre = top + half + 6

@@ -96,7 +96,8 @@ def _unbroken(text: str) -> str:
 
 
 def _banner(comparison: Comparison) -> str:
-    untrained = [name for name in comparison.caches if is_random(comparison, name)]
+    alone = [name for name, facts in comparison.caches.items() if "members" not in facts]
+    untrained = [name for name in alone if is_random(comparison, name)]
     if not untrained:
         return ""
     text = (
@@ -246,7 +247,7 @@ def _weights(comparison: Comparison) -> str:
             f"weights-{result.cache}-{result.pooling}-{result.protocol}",
             "",
             learnt_weights(comparison, result),
-            "Share of each layer in the learnt sum, mean over folds; the line spans the folds.",
+            "Share of each layer in the learnt sum, mean over folds; the line spans the folds. Dashed: equal shares.",
         )
         for result in comparison.results
         if any(result.layer_weights)

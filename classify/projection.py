@@ -25,7 +25,9 @@ def project(features: NDArray[np.floating], source: str) -> Projection:
     source : str
         Which features they are, in words.
     """
-    components = PCA(2, svd_solver="full").fit(scaled := StandardScaler().fit_transform(features))
+    scaled = StandardScaler().fit_transform(features)
+    with np.errstate(invalid="ignore"):  # shares of no variance at all
+        components = PCA(2, svd_solver="full").fit(scaled)
     points = components.transform(scaled)
     points = np.round(points / max(np.abs(points).max(), 1e-12), PLACES) + 0.0  # no negative zeros
     return Projection(

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cache import CacheWriter, FeatureCache, FeatureSpec, Row, Utterance
-from classify.results import Comparison, Estimate, Folds, Result, Spread
+from classify.calibration import measure_calibration
+from classify.results import Comparison, Estimate, Folds, Projection, Result, Spread
 
 LABELS = ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness")
 # Emo-DB's own counts and speakers: Burkhardt et al. (2005), "A database of German emotional speech".
@@ -148,6 +149,26 @@ def emodb_comparison() -> Comparison:
     )
 
 
+@pytest.fixture(scope="session")
+def measured_comparison(emodb_comparison: Comparison) -> Comparison:
+    """The same with what only some rows have: probabilities, a weighted sum, and a picture of the utterances."""
+    rng = np.random.default_rng(1)
+    results = []
+    for place, result in enumerate(emodb_comparison.results):
+        right = np.array(result.predictions[0]) == np.array(emodb_comparison.truth)
+        sure = rng.uniform(0.2 + place / 200, 1, len(right))
+        measured = measure_calibration(sure, right) if result.classifier == "feedforward" else None
+        results.append(dataclasses.replace(result, calibration=measured))
+    weights = tuple(tuple(row) for row in rng.dirichlet(np.ones(13), 10).tolist())
+    results[0] = dataclasses.replace(
+        results[0], layer=None, selection="all", classifier="weighted-sum", mixed_layers=tuple(range(13)),
+        layer_weights=weights,
+    )  # fmt: skip
+    points = tuple(map(tuple, rng.uniform(-1, 1, (535, 2)).round(3).tolist()))
+    projection = Projection(source="emodb-hubert, layer 8, mean", explained=(0.3, 0.125), points=points)
+    return dataclasses.replace(emodb_comparison, results=tuple(results), projection=projection)
+
+
 HOSTILE = """</script><img src=x onerror="window.hacked=1">'&amp;${x}$title{{}}"""
 
 
@@ -157,7 +178,9 @@ def _keep_few(comparison: Comparison) -> Comparison:
     chosen = tuple(f"layer {i % 3 + 7}" for i in range(10))
     few[0] = dataclasses.replace(few[0], warnings=("did not converge (2 folds)",))
     few[1] = dataclasses.replace(few[1], layer=None, selection="best", chosen=chosen)
-    return dataclasses.replace(comparison, results=tuple(few))
+    points = ((0.5, -0.5),) * len(comparison.truth)
+    projection = Projection(source="a layer", explained=(0.3, 0.2), points=points)
+    return dataclasses.replace(comparison, results=tuple(few), projection=projection)
 
 
 @pytest.fixture(scope="session")
@@ -207,6 +230,7 @@ def hostile_comparison(small_comparison: Comparison) -> Comparison:
             for name, spec in small.caches.items()
         },
         notes=tuple(map(spoil, small.notes)),
+        projection=dataclasses.replace(small.projection, source=spoil(small.projection.source)),
         command=spoil(small.command),
         versions={spoil(name): spoil(version) for name, version in small.versions.items()},
     )

@@ -136,8 +136,8 @@ def sorting(browser):
 
 
 @pytest.mark.parametrize("width", [320, 400, 1280])
-def test_the_page_never_scrolls_sideways(show, emodb_comparison, hostile_comparison, width):
-    for comparison in (emodb_comparison, hostile_comparison):
+def test_the_page_never_scrolls_sideways(show, measured_comparison, hostile_comparison, width):
+    for comparison in (measured_comparison, hostile_comparison):
         browser = show(comparison, width)
         assert browser.run("return document.documentElement.scrollWidth") <= width
         # The table is wider than a phone, and scrolls inside its own box.
@@ -147,7 +147,7 @@ def test_the_page_never_scrolls_sideways(show, emodb_comparison, hostile_compari
         assert width == 1280 or inside > outside
 
 
-def test_no_text_of_a_figure_is_cut_off(show, emodb_comparison, small_comparison):
+def test_no_text_of_a_figure_is_cut_off(show, emodb_comparison, small_comparison, measured_comparison):
     outside = """
         return [...document.querySelectorAll('figure svg')].flatMap((svg) => {
           const frame = svg.getBoundingClientRect();
@@ -157,8 +157,42 @@ def test_no_text_of_a_figure_is_cut_off(show, emodb_comparison, small_comparison
               || box.top < frame.top - 1 || box.bottom > frame.bottom + 1);
           }).map((text) => text.textContent);
         })"""
-    for comparison in (emodb_comparison, small_comparison):
+    for comparison in (emodb_comparison, small_comparison, measured_comparison):
         assert show(comparison).run(outside) == []
+
+
+def test_utterances_are_coloured_one_way_at_a_time_by_keyboard_too(show, measured_comparison):
+    browser = show(measured_comparison)
+    shown = "return [...document.querySelectorAll('#map figure')].filter((each) => !each.hidden).map((each) => each.dataset.name)"
+    assert browser.run(shown) == ["map-by-emotion"]
+    for wanted in ("speaker", "sex"):
+        browser.press("#colours input:checked", "\ue014")  # the arrow to the right
+        assert browser.run(shown) == [f"map-by-{wanted}"]
+
+
+def test_choosing_a_row_redraws_how_sure_it_is(show, measured_comparison):
+    drawn = """return [...document.querySelectorAll("svg.reliability [data-bin]")].map((bin) => [
+        ...[...bin.querySelectorAll("rect")].flatMap((rect) => [rect.getAttribute("y"), rect.getAttribute("height")]),
+        bin.querySelector(".sure").getAttribute("transform"), bin.querySelector("title").textContent,
+        bin.classList.contains("absent")])"""
+    chosen = "const box = document.querySelector('#choice'); box.value = arguments[0]; box.dispatchEvent(new Event('change'))"
+    browser = show(measured_comparison)
+    first = browser.run(drawn)
+    results = measured_comparison.results
+    browser.run(chosen, str(next(i for i, row in enumerate(results) if row.calibration is None)))
+    assert (
+        browser.run("return document.querySelector('svg.reliability .ece').textContent") == "no probabilities"
+    )
+    assert all(absent for *_, absent in browser.run(drawn))
+    other = next(
+        i for i, row in enumerate(results) if row.calibration and row is not measured_comparison.best
+    )
+    browser.run(chosen, str(other))
+    assert browser.run(drawn) != first
+    wanted = f"expected calibration error {percent(results[other].calibration.error)} %"
+    assert browser.run("return document.querySelector('svg.reliability .ece').textContent") == wanted
+    browser.run(chosen, str(results.index(measured_comparison.best)))
+    assert browser.run(drawn) == first
 
 
 def test_the_page_runs_its_script_loads_nothing_and_complains_of_nothing(
