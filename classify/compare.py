@@ -203,7 +203,8 @@ def compare(
             groups = _layer_groups(sources[name], layers, pooling)
             prefix = "estimator__" if getattr(sources[name], "how", "") == "average" else ""
             if classifier in MIXERS:
-                task = make_task(name, p, pooling, classifier, [Candidate(0)])
+                candidates = candidates_of(classifier, [0], tune=tune, prefix=prefix)
+                task = make_task(name, p, pooling, classifier, candidates)
                 task = dataclasses.replace(task, mixed_layers=tuple(itertools.chain.from_iterable(groups)))
                 rows.append(_Row(name, None, "all", p, task))
                 continue
@@ -395,7 +396,9 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         sex_scores={sex: score for sex, score in _balanced(sexes, sex_confusions).items() if sex},
         seconds=outcome.seconds,
         predictions=tuple(map(tuple, table.tolist())),
-        chosen=tuple(chosen.describe() for chosen in outcome.chosen) if len(task.candidates) > 1 else (),
+        chosen=tuple(_described(chosen, task) for chosen in outcome.chosen)
+        if len(task.candidates) > 1
+        else (),
         mixed_layers=task.mixed_layers,
         layer_weights=tuple(outcome.layer_weights),
         warnings=outcome.warnings,
@@ -404,6 +407,10 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         if len(outcome.confidences) == len(task.folds)
         else None,
     )
+
+
+def _described(chosen: Candidate, task: Task) -> str:
+    return chosen.describe().removeprefix(f"layer {chosen.layer}, " if task.mixed_layers else "")
 
 
 def _balanced(names: Sequence[str], confusions: NDArray[np.int64]) -> dict[str, float]:

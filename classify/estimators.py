@@ -59,6 +59,8 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
         "feedforwardclassifier__dropout": [0.0, 0.5],
         "feedforwardclassifier__max_epochs": [10, 50],
     },
+    "weighted-sum": {"feedforwardclassifier__max_epochs": [10, 50]},
+    "attentive": {"max_epochs": [10, 30]},
     "logistic": {"logisticregression__C": [0.001, 0.01, 0.1, 1.0]},
     "linear-svm": {"svc__C": [0.0001, 0.001, 0.01, 1.0]},
     "svm": {"svc__C": [1.0, 10.0], "svc__gamma": ["scale", 0.0001]},

@@ -113,7 +113,10 @@ def test_a_weighted_sum_a_chosen_layer_and_tuning_work_on_both(pair):
         assert all(
             choice.startswith("layer ") and "C=" in choice and "estimator" not in choice for choice in chosen
         )
-        assert rows[f"one + two, {how}", "weighted-sum"].balanced_accuracy.value > 0.6
+        mixed = rows[f"one + two, {how}", "weighted-sum"]
+        assert mixed.balanced_accuracy.value > 0.6
+        assert mixed.tuned
+        assert set(mixed.chosen) <= {"max_epochs=10", "max_epochs=50"}
     (weights, *_) = rows["one + two, concatenated", "weighted-sum"].layer_weights
     assert sum(weights) == pytest.approx(1)
     assert Comparison.from_json(comparison.to_json()) == comparison
