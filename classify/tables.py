@@ -80,7 +80,8 @@ def marks(comparison: Comparison, result: Result) -> tuple[str, ...]:
 
 def title(comparison: Comparison, result: Result) -> str:
     """Return a row in words, its protocol where there are several, and its marks."""
-    words = [result.title] + ([result.protocol] if len(comparison.folds) > 1 else [])
+    said = result.title.removesuffix(f" ({TRANSDUCTIVE})")  # it stands among the marks
+    words = [said] + ([result.protocol] if len(comparison.folds) > 1 else [])
     marked = f" ({', '.join(marks(comparison, result))})" if marks(comparison, result) else ""
     return printable(", ".join(words) + marked)
 
