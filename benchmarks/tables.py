@@ -85,7 +85,45 @@ def layer(results=RESULTS):
     return f"{record['device']}; {load_of(record)}.\n\n{table(header, rows)}"
 
 
-BLOCKS = {"extraction": extraction, "scale": scale, "layer": layer}
+def heads(results=RESULTS):
+    """Return how long many small networks train, beside the loops a user would write."""
+    record = json.loads((results / "heads.json").read_text())
+    names = {
+        "together": "**sslfeat**",
+        "perceptrons": "`MLPClassifier` under joblib",
+        "skorch_nets": "skorch under joblib",
+        "modules": "plain PyTorch, one after another",
+        "arithmetic": "the matrix products and Adam alone",
+    }
+    rows = [
+        [words, f"{record[name]['processor_s']:.0f} s", f"{record[name]['times_ours']:.1f}"]
+        for name, words in names.items()
+        if name in record
+    ]
+    title = f"{record['heads']} heads, {record['epochs']} epochs; {record['device']}; load average {record['load']:.1f}."
+    return f"{title}\n\n{table(['', 'processor time', 'times ours'], rows)}"
+
+
+def menu(results=RESULTS):
+    """Return how long the classical classifiers take, beside scikit-learn's own loop over layers."""
+    record = json.loads((results / "menu.json").read_text())
+    rows = [
+        [name, f"{found['ours']['processor_s']:.1f} s", f"{found['theirs']['processor_s']:.1f} s", f"{found['times_faster']:.1f}"]
+        for name, found in record["results"].items()
+    ]  # fmt: skip
+    both = record["processor_s"]
+    rows.append(
+        ["**all**", f"{both['ours']:.1f} s", f"{both['theirs']:.1f} s", f"**{record['times_faster']:.1f}**"]
+    )
+    different = sum(found["different_predictions"] for found in record["results"].values())
+    title = (
+        f"{record['utterances']} utterances, {record['layers']} layers, {record['speakers']} folds; {record['device']}; "
+        f"load average {record['load']:.1f}; predictions that differ: {different}."
+    )
+    return f"{title}\n\n{table(['', 'sslfeat', '`cross_val_predict(n_jobs=-1)` over layers', 'times faster'], rows)}"
+
+
+BLOCKS = {"extraction": extraction, "heads": heads, "menu": menu, "scale": scale, "layer": layer}
 
 
 def filled(text, results=RESULTS):

@@ -33,7 +33,33 @@ def results(tmp_path):
     (tmp_path / "extraction-base-cpu.json").write_text(json.dumps(machine | race))
     (tmp_path / "scale.json").write_text(json.dumps(machine | {"rows": {"10000": rows, "1000000": rows}}))
     (tmp_path / "cache.json").write_text(json.dumps(machine | {"layer": layer}))
+    one = {"processor_s": 12.3, "times_ours": 3.14}
+    heads = {
+        "device": "a machine",
+        "load": 0.1,
+        "heads": 130,
+        "epochs": 50,
+        "together": one,
+        "perceptrons": one,
+    }
+    (tmp_path / "heads.json").write_text(json.dumps(heads))
+    found = {"ours": {"processor_s": 1.0}, "theirs": {"processor_s": 3.0}, "times_faster": 3.0}
+    menu = {
+        "device": "a machine", "load": 0.1, "utterances": 535, "layers": 13, "speakers": 10, "times_faster": 2.5,
+        "results": {"svm": found | {"different_predictions": 1}, "lda": found | {"different_predictions": 2}},
+        "processor_s": {"ours": 2.0, "theirs": 5.0},
+    }  # fmt: skip
+    (tmp_path / "menu.json").write_text(json.dumps(menu))
     return tmp_path
+
+
+def test_the_heads_and_the_menu(results):
+    lines = filled("<!-- begin heads --><!-- end heads -->", results).splitlines()
+    assert "130 heads, 50 epochs; a machine; load average 0.1." in lines
+    assert "| `MLPClassifier` under joblib | 12 s | 3.1 |" in lines
+    lines = filled("<!-- begin menu --><!-- end menu -->", results).splitlines()
+    assert lines[2].endswith("load average 0.1; predictions that differ: 3.")
+    assert lines[-3] == "| **all** | 2.0 s | 5.0 s | **2.5** |"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
