@@ -48,7 +48,7 @@ def test_a_folder_that_is_no_corpus(fails, command, corpus_dir, tmp_path):
 
 def test_names_that_fit_no_corpus(fails, tmp_path):
     write_wav(tmp_path / "own" / "hello.wav", make_tone(0.2, seed=0))
-    match = r".*own: can't tell which corpus this is\. The names \(hello\.wav\) fit none that is known: emodb, .*manifest\."
+    match = r".*own: can't tell which corpus this is\. The names \(hello\.wav\) fit none that is known: emodb, .*by a manifest, a pattern, or folders named by label\."
     fails("extract", tmp_path / "own", "-o", tmp_path / "out.h5", match=match)
 
 
