@@ -91,7 +91,8 @@ def describe_differences(differences: Sequence[Difference], results: Sequence[Re
     others = (
         "the best rows of the other systems" if _systems(results, differences) > 1 else "the other layers"
     )
-    how = f"permutation test over speakers, corrected for {len(differences)} comparisons by Holm"
+    comparisons = f"{len(differences)} comparison{'s' if len(differences) > 1 else ''}"
+    how = f"permutation test over speakers, corrected for {comparisons} by Holm"
     if not supported:
         smallest = min(difference.p_holm for difference in differences)
         return (

@@ -63,7 +63,7 @@ def test_a_supported_difference_is_named(make_cache):
     comparison = compare(caches, classifiers=["ridge"], layers=[2])
     assert comparison.notes[-1] == (
         "The data support that one, layer 2, mean, ridge is better than 1 of 1 of the best rows of the other systems "
-        "(permutation test over speakers, corrected for 1 comparisons by Holm: p ≤ 0.031): two, layer 2, mean, ridge."
+        "(permutation test over speakers, corrected for 1 comparison by Holm: p ≤ 0.031): two, layer 2, mean, ridge."
     )
 
 
