@@ -15,7 +15,8 @@ def make_notes(
     selection: Selection, folds: Sequence[Fold], protocol: Protocol, results: Sequence[Result]
 ) -> Iterator[str]:
     """Yield sentences on few speakers, partial folds, what was chosen, pairs of corpora, and how much is optimism."""
-    speakers = len(set(selection.table.speakers))
+    tested = np.unique(np.concatenate([fold.test for fold in folds]))
+    speakers = len(np.unique(np.asarray(selection.table.speakers)[tested]))
     if speakers < FEW_SPEAKERS:
         yield (
             f"{speakers} speakers are few: the intervals can't be trusted to hold the score on new speakers "

@@ -119,7 +119,7 @@ def _tiles(comparison: Comparison) -> str:
         )
         for name, estimate in leading_estimates(best).items()
     ]
-    tiles.append(("Speakers", str(comparison.num_speakers), people))
+    tiles.append(("Speakers", str(len(set(comparison.speakers))), people))
     tiles.append(("Utterances", str(len(comparison.truth)), f"{len(comparison.labels)} emotions"))
     cells = "".join(
         f"<div><dt>{safe(name)}</dt><dd>{safe(value)} <small>{safe(detail)}</small></dd></div>"

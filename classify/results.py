@@ -277,9 +277,10 @@ class Comparison:
         return self.folds[0].audit
 
     @property
-    def num_speakers(self) -> int:
-        """How many people speak."""
-        return len(set(self.speakers))
+    def num_tested_speakers(self) -> int:
+        """How many people the protocol that was asked for tests on."""
+        tested = zip(*self.folds[0].tested_in, strict=True)
+        return len({one for one, folds in zip(self.speakers, tested, strict=True) if max(folds) >= 0})
 
     @property
     def class_counts(self) -> dict[str, int]:

@@ -107,7 +107,7 @@ def headline(comparison: Comparison) -> str:
 
 def caution(comparison: Comparison) -> str:
     """Return what must be known to believe the headline: its interval, its protocol, and that it was picked."""
-    best, speakers = comparison.best, comparison.num_speakers
+    best, speakers = comparison.best, comparison.num_tested_speakers
     score = best.balanced_accuracy
     text = (
         f"The 95 % interval is {percent(score.low)} to {percent(score.high)}, from {speakers} "

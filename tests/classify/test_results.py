@@ -82,7 +82,9 @@ def test_facts_follow_from_the_fields():
     row, paper = make_result(), make_result(protocol="paper", optimistic=True)
     comparison = make_comparison([row, paper])
     assert comparison.class_counts == {"anger": 1, "joy": 3, "neutral": 0}
-    assert comparison.num_speakers == 2
+    assert comparison.num_tested_speakers == 2
+    some = dataclasses.replace(comparison.folds[0], tested_in=((0, 0, 0, -1), (-1, 0, -1, -1)))
+    assert dataclasses.replace(comparison, folds=(some,)).num_tested_speakers == 1
     assert comparison.protocol == "leave-one-speaker-out"
     assert comparison.claim == "Scores on speakers that were not heard."
     assert comparison.audit == "No speaker on both sides."
