@@ -23,6 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.machine import processor
 from cache import CacheWriter, FeatureCache, FeatureSpec, Row, Utterance
 
 UTTERANCES, LAYERS, HIDDEN = 2000, 13, 768
@@ -137,13 +138,6 @@ def layer_read(folder, rows):
     }
     print(f"{rows:8} rows, one layer {found}", flush=True)
     return found
-
-
-def processor():
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def main():

@@ -9,7 +9,6 @@ loop that a user would write instead (soundfile, mean, scipy's polyphase filter)
 import argparse
 import json
 import os
-import platform
 import resource
 import tempfile
 import time
@@ -23,6 +22,7 @@ import scipy
 import soundfile
 import soxr
 
+from benchmarks.machine import processor
 from sslfeat.audio import decode
 from sslfeat.manifest import read_manifest
 
@@ -32,17 +32,6 @@ FORMATS = (
     ("wav", 48_000, 2, "PCM_24"), ("flac", 48_000, 1, "PCM_16"), ("ogg", 48_000, 1, "VORBIS"),
     ("mp3", 48_000, 1, "MPEG_LAYER_III"),
 )  # fmt: skip
-
-
-def processor() -> str:
-    """Return the processor's name and how many of it there are."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
-    return f"{os.cpu_count()} x {name}"
 
 
 def per_processor_second(work: Callable[[], object], repeats: int) -> float:
@@ -131,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results = {
-            "machine": processor(),
+            "machine": f"{os.cpu_count()} x {processor()}",
             "load": os.getloadavg()[0],
             "soundfile": soundfile.__version__,
             "soxr": soxr.__version__,

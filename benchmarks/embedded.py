@@ -11,7 +11,6 @@ opensmile is installed (``pip install opensmile``).
 import argparse
 import functools
 import json
-import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.machine import processor
 from pretraining.targets import deltas, describe
 from sslfeat.audio import decode
 from sslfeat.corpora import read_corpus
@@ -160,12 +160,7 @@ ROWS: dict[str, Callable[[Sequence[Waveform]], Features | None]] = {
 
 
 def device_name() -> str:
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    model = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def main() -> None:

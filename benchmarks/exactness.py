@@ -11,7 +11,6 @@ wav2vec2-large-xlsr-53 and wav2vec2-xls-r-300m have one configuration.
 import argparse
 import json
 import os
-import platform
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.machine import processor
 from sslfeat.encoder import Encoder, exact_products
 
 LENGTHS = (400, 719, 8_000, 48_123, 160_000)
@@ -83,10 +83,7 @@ def race(name, device):
 def device_name(device):
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+    return f"{processor()}, {os.cpu_count()} cores"
 
 
 def main():

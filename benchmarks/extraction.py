@@ -43,6 +43,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.machine import processor
 from cache import FeatureCache, Utterance
 from sslfeat.encoder import Encoder
 from sslfeat.extract import extract
@@ -482,10 +483,7 @@ def show(name, made):
 def device_name(device):
     if device != "cpu":
         return torch.cuda.get_device_name(device)
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def versions():

@@ -12,7 +12,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import sys
 import time
 import warnings
@@ -29,6 +28,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from benchmarks.machine import processor
 from classify.feedforward import FeedforwardClassifier, fit_together
 
 UTTERANCES, SPEAKERS, LABELS, FEATURES, HIDDEN, BATCH = 535, 10, 7, 768, 256, 32
@@ -169,13 +169,6 @@ def race(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         if name == "arithmetic":
             del row["training_accuracy"]
     return sums
-
-
-def processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def main() -> None:

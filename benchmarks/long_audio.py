@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from benchmarks.decoding import processor
+from benchmarks.machine import processor
 from cache import FeatureCache
 from sslfeat.audio import decode
 
@@ -97,7 +97,7 @@ def main() -> None:
             print(name, row, flush=True)
     text = json.dumps(
         {
-            "machine": processor(),
+            "machine": f"{os.cpu_count()} x {processor()}",
             "model": Path(options.model).name,
             "chunk_seconds": options.chunk_seconds,
             "load": os.getloadavg()[0],

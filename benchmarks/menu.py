@@ -9,7 +9,6 @@ are of this process and its workers; on a machine with other work they tell more
 import argparse
 import json
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.machine import processor
 from cache import FeatureCache
 from classify.compare import compare
 from classify.estimators import FACTORIES, make_classifier
@@ -90,13 +90,6 @@ def race(cache: FeatureCache, names: list[str], layers: list[int]) -> dict[str, 
         results[name] = row
         print(f"{name:24}{json.dumps(row)}", flush=True)
     return results
-
-
-def processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def main() -> None:

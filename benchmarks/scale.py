@@ -26,6 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.machine import processor
 from cache import FeatureCache, FeatureSpec, Utterance
 from sslfeat.extract import extract, make_plan, software_versions
 from sslfeat.parts import Parts
@@ -156,13 +157,6 @@ def scale(folder, rows):
         print(f"{rows:8} {stage.__name__:10} {results[stage.__name__]}", flush=True)
     results["file_megabytes"] = round((folder / "all.h5").stat().st_size / 1e6, 1)
     return results
-
-
-def processor():
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def main():
