@@ -11,6 +11,7 @@ from cache import FeatureCache, Utterance
 from cache.table import TABLES
 from sslfeat.encoder import Encoder
 from sslfeat.extract import Extraction, extract
+from sslfeat.spread import Work
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +20,22 @@ def encoder(model_directory: Path) -> Encoder:
 
 
 @pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The cache that a test writes."""
+    return tmp_path / "out.h5"
+
+
+@pytest.fixture
 def wav(make_emodb: Callable[..., Path], tmp_path: Path) -> Path:
     """The corpus folder: 3 speakers, 2 emotions, 2 sentences, 0.2 to 0.32 s each."""
     return make_emodb(tmp_path / "wav", speakers=3, emotions="WN", seconds=0.2)
+
+
+@pytest.fixture
+def work(model_directory: Path, encoder: Encoder, wav: Path) -> Work:
+    """The corpus folder as a worker is told of it."""
+    spec = encoder.spec(pooling=("mean", "std"))
+    return Work.plan(str(model_directory), spec, wav, batch_seconds=0.2, jobs=1)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ import pytest
 import sslfeat.cluster
 from cache import Utterance
 from sslfeat.cluster import extract_on_cluster
-from sslfeat.encoder import Encoder
 from sslfeat.extract import Extraction, Progress
 from sslfeat.spread import Work, WorkerError
 
@@ -34,17 +33,6 @@ def cluster() -> Iterator[Any]:
     )
     with made, distributed.Client(made, set_as_default=False):
         yield made
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.h5"
-
-
-@pytest.fixture
-def work(model_directory: Path, encoder: Encoder, wav: Path) -> Work:
-    spec = encoder.spec(pooling=("mean", "std"))
-    return Work.plan(str(model_directory), spec, wav, batch_seconds=0.2, jobs=1)
 
 
 def commit_often() -> int:

@@ -17,24 +17,13 @@ import torch
 import sslfeat.devices
 from cache import FeatureCache, Utterance
 from sslfeat.devices import _be_worker, _see_only, extract_on_devices
-from sslfeat.encoder import Encoder, EncoderError
+from sslfeat.encoder import EncoderError
 from sslfeat.extract import Extraction, Progress
 from sslfeat.spread import Share, Work, WorkerError
 
 Run = Callable[..., Extraction]
 Listing = Callable[[], list[Utterance]]
 Check = Callable[[Path, Path], None]
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.h5"
-
-
-@pytest.fixture
-def work(model_directory: Path, encoder: Encoder, wav: Path) -> Work:
-    spec = encoder.spec(pooling=("mean", "std"))
-    return Work.plan(str(model_directory), spec, wav, batch_seconds=0.2, jobs=1)
 
 
 def test_a_worker_is_killed_and_the_same_call_goes_on(

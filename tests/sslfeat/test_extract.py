@@ -26,11 +26,6 @@ Run = Callable[..., Extraction]
 Listing = Callable[[], list[Utterance]]
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.h5"
-
-
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """What is in a folder, and whether it was written again."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}

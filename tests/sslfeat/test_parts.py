@@ -21,11 +21,6 @@ Run = Callable[..., Extraction]
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.h5"
-
-
-@pytest.fixture
 def folder(out: Path) -> Path:
     return out.with_name("out.h5.parts")
 

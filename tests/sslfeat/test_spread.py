@@ -25,11 +25,6 @@ Check = Callable[[Path, Path], None]
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.h5"
-
-
-@pytest.fixture
 def spec(encoder: Encoder) -> FeatureSpec:
     return encoder.spec(pooling=("mean", "std"))
 
