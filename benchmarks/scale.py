@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import processor
 from cache import FeatureCache, FeatureSpec, Utterance
-from sslfeat.extract import extract, make_plan, software_versions
+from sslfeat.extract import extract, software_versions
 from sslfeat.parts import Parts
+from sslfeat.plan import make_plan
 
 RATE, SAMPLES, HIDDEN, FILES_PER_FOLDER = 16_000, 400, 16, 1000
 # RIFF, 16-bit mono; sizes are those of SAMPLES.

@@ -18,6 +18,8 @@ from cache.table import TABLES, decode, nouns
 # Read at once when a whole file is checked.
 READ_BYTES = 2**26
 
+ALL_ROWS = slice(None)
+
 
 class FeatureCache:
     """A cache opened for reading; rows are in the order of ``utterance_ids``.
@@ -158,8 +160,14 @@ class FeatureCache:
         """Close the file; the next read opens it again."""
         self._file.close()
 
-    def column(self, name: str) -> NDArray[Any]:
+    def column(self, name: str, rows: slice = ALL_ROWS) -> NDArray[Any]:
         """Return a column of the utterance table: text, int64 or float64 of shape (utterances,), read-only.
+
+        Parameters
+        ----------
+        name : str
+        rows : slice
+            Without a step; all rows by default, which are kept in memory from then on.
 
         Raises
         ------
@@ -169,12 +177,14 @@ class FeatureCache:
         if name not in TABLES["utterances"]:
             msg = f"{self.path}: no column {name!r}; the columns are {', '.join(TABLES['utterances'])}."
             raise CacheError(msg)
-        if name not in self._columns:
-            stored = self._file.read(f"utterances/{name}")
-            values = decode(stored) if TABLES["utterances"][name] is str else stored
-            values.setflags(write=False)
+        if name in self._columns:
+            return self._columns[name][rows]
+        stored = self._file.read(f"utterances/{name}", *rows.indices(len(self))[:2])
+        values = decode(stored) if TABLES["utterances"][name] is str else stored
+        values.setflags(write=False)
+        if rows == ALL_ROWS:
             self._columns[name] = values
-        return self._columns[name]
+        return values
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows in their order."""

@@ -3,17 +3,14 @@
 import contextlib
 import dataclasses
 import importlib.metadata
-import os
 import platform
 import signal
 import threading
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, repeat
-from operator import attrgetter
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -23,11 +20,14 @@ from sslfeat.chunking import max_whole_samples
 from sslfeat.embed import Embedded, embed_batches, embed_reading, make_budget
 from sslfeat.encoder import Encoder
 from sslfeat.parts import Parts
-from sslfeat.reading import Reading, read_windows, stamp
+from sslfeat.plan import Outcome, Plan, make_plan, see_outcome
+from sslfeat.reading import Reading, read_windows
 
 # A part is committed when it holds this much, or has been open for so long: what a kill may cost.
 _PART_BYTES = 2**28
 _PART_SECONDS = 30.0
+# Recordings whose copies are known at once; a copy of an older one is encoded too, and found when the parts are joined.
+_RECENT = 2**17
 
 _SOFTWARE = ("sslfeat", "torch", "transformers", "soundfile", "soxr", "h5py", "numpy")
 
@@ -65,7 +65,8 @@ class Extraction:
     clipped : list of str
         Ids of this run's rows whose recordings have three or more samples in a row at full scale.
     sample_rates : dict of int to int
-        Rate in Hz -> this run's rows whose files have it.
+        Rate in Hz -> the files of this run's rows that have it; some duplicates count too, which were encoded
+        before their originals were known.
     durations : tuple of float
         Shortest, median and longest of this run's rows, in seconds; zeros where it made none.
     """
@@ -82,6 +83,36 @@ class Extraction:
     clipped: list[str] = dataclasses.field(default_factory=list)
     sample_rates: dict[int, int] = dataclasses.field(default_factory=dict)
     durations: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        outcome: Outcome,
+        *,
+        cache_path: Path,
+        wall_seconds: float,
+        set_aside: list[str],
+        clipped: list[str],
+        sample_rates: Counter[int],
+    ) -> Self:
+        """Return what a run did that had this plan and outcome."""
+        seconds = outcome.seconds if outcome.seconds.size else np.zeros(1)
+        doubled = {duplicate.id for duplicate in outcome.duplicates}
+        return cls(
+            cache_path=cache_path,
+            num_written=len(outcome.seconds),
+            num_kept=len(plan.asked) - len(plan.todo),
+            audio_seconds=float(seconds.sum()),
+            failures=outcome.failures,
+            duplicates=outcome.duplicates,
+            gone=outcome.gone,
+            wall_seconds=wall_seconds,
+            set_aside=set_aside,
+            clipped=sorted(set(clipped) - doubled),
+            sample_rates=dict(sample_rates.most_common()),
+            durations=(float(seconds.min()), float(np.median(seconds)), float(seconds.max())),
+        )
 
 
 def extract(
@@ -155,21 +186,15 @@ def extract(
         with contextlib.closing(windows):
             run.go(windows, report)
         parts.finish(run.software)
-        failures, duplicates, gone = parts.outcome(utterances)
-    lasted = run.durations or (0.0,)
-    return Extraction(
+        outcome = see_outcome(plan, parts)
+    return Extraction.of(
+        plan,
+        outcome,
         cache_path=cache_path,
-        num_written=run.num_written,
-        num_kept=len(utterances) - len(plan.todo),
-        audio_seconds=run.audio_seconds,
         wall_seconds=time.monotonic() - started,
-        failures=failures,
-        duplicates=duplicates,
-        gone=sorted(gone | set(plan.unreachable)),
         set_aside=parts.set_aside,
-        clipped=sorted(run.clipped),
-        sample_rates=dict(run.sample_rates.most_common()),
-        durations=(min(lasted), float(np.median(lasted)), max(lasted)),
+        clipped=run.clipped,
+        sample_rates=run.sample_rates,
     )
 
 
@@ -182,86 +207,6 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is left to do, and what earlier runs found out that bears on it."""
-
-    todo: list[Utterance]  # by id
-    originals: dict[str, tuple[str, str]]  # audio hash -> id and label of the row that has it
-    failures: dict[str, str]  # id -> reason
-    unreachable: list[str]  # ids of what is held, but has no file any more
-
-
-def make_plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> Plan:
-    """Compare what is asked with what is committed, by columns: there may be a million rows."""
-    place = {utterance.id: index for index, utterance in enumerate(utterances)}
-    if len(place) < len(utterances):
-        twice = next(one.id for index, one in enumerate(utterances) if place[one.id] != index)
-        msg = f"utterances must have distinct ids. Got {twice!r} twice."
-        raise ValueError(msg)
-    folder = os.path.join(root, "")  # noqa: PTH118  (see stamp)
-    paths = map(attrgetter("path"), utterances)
-    files = (path if path.startswith("/") else folder + path for path in paths)
-    stamps = np.fromiter(chain.from_iterable(map(stamp, files)), np.int64).reshape(-1, 2)
-    missing = (stamps == 0).all(axis=1)
-    settled = np.zeros(len(utterances), bool)
-    failures: dict[str, str] = {}
-    duplicates: dict[str, Duplicate] = {}
-    for cache in parts.caches():  # the newest statement about an utterance holds
-        ids = cache.utterance_ids.tolist()
-        places = np.fromiter(map(place.get, ids, repeat(-1)), np.intp, len(ids))
-        rows = np.flatnonzero(places >= 0)
-        places = places[rows]
-        asked = list(map(utterances.__getitem__, places.tolist()))
-        held = np.stack([cache.column(name)[rows] for name in ("file_size", "file_mtime_ns")], axis=1)
-        same = missing[places] | (held == stamps[places]).all(axis=1)
-        for field in dataclasses.fields(Utterance):
-            wanted = np.array(list(map(attrgetter(field.name), asked)), dtype=field.type)
-            same &= cache.column(field.name)[rows] == wanted
-        settled[places] = same
-        for identity in (failures.keys() | duplicates.keys()).intersection(ids):
-            failures.pop(identity, None)
-            duplicates.pop(identity, None)
-        for duplicate in cache.duplicates:
-            duplicates[duplicate.id] = duplicate
-            failures.pop(duplicate.id, None)
-        for failure in cache.failures:
-            failures[failure.id] = failure.reason
-            duplicates.pop(failure.id, None)
-        unsettled = [place[identity] for identity in (duplicates.keys() | failures.keys()) & place.keys()]
-        settled[unsettled] = False
-    originals: dict[str, tuple[str, str]] = {}
-    if duplicates or not settled.all():
-        redone = {utterances[index].id for index in np.flatnonzero(~settled).tolist()}
-        originals = _originals(parts, redone)
-    # A duplicate is settled as long as its original is.
-    for identity in duplicates.keys() & place.keys():
-        index, duplicate = place[identity], duplicates[identity]
-        settled[index] = (
-            duplicate.audio_hash in originals
-            and (duplicate.path, duplicate.label) == (utterances[index].path, utterances[index].label)
-            and (missing[index] or stamps[index].tolist() == [duplicate.file_size, duplicate.file_mtime_ns])
-        )
-    todo = [utterances[index] for index in np.flatnonzero(~settled).tolist()]
-    return Plan(
-        todo=sorted(todo, key=attrgetter("id")),
-        originals=originals,
-        failures=failures,
-        unreachable=[utterances[index].id for index in np.flatnonzero(settled & missing).tolist()],
-    )
-
-
-def _originals(parts: Parts, redone: set[str]) -> dict[str, tuple[str, str]]:
-    """Return audio hash -> id and label of the rows that stay as they are; of equal ones the smallest id."""
-    held: dict[str, tuple[str, str]] = {}  # id -> audio hash, label
-    for cache in parts.caches():
-        labelled = zip(cache.audio_hashes.tolist(), cache.labels.tolist(), strict=True)
-        held.update(zip(cache.utterance_ids.tolist(), labelled, strict=True))
-        for identity in [one.id for one in cache.failures] + [one.id for one in cache.duplicates]:
-            held.pop(identity, None)
-    return {held[one][0]: (one, held[one][1]) for one in sorted(held.keys() - redone, reverse=True)}
-
-
 class _Run:
     """One run's encoding: windows in, committed parts out."""
 
@@ -272,13 +217,12 @@ class _Run:
         self.encoder = encoder
         self.spec = spec
         self.software = software_versions()
-        self.num_done = self.num_written = self.num_failures = 0
+        self.num_done = self.num_failures = 0
         self.audio_seconds = 0.0
-        self.durations = array("d")
         self.clipped: list[str] = []
         self.sample_rates: Counter[int] = Counter()
         self._budget = make_budget(encoder, batch_seconds)
-        self._originals = plan.originals
+        self._originals: dict[str, Utterance] = {}  # audio hash -> the row of this run that has it
         self._known_failures = plan.failures
         self._unusable: dict[str, str] = {}  # audio hash -> reason
         self._open_part()
@@ -304,13 +248,17 @@ class _Run:
 
     def _do(self, window: Sequence[Reading], report: Callable[[], None]) -> None:
         firsts: list[tuple[Reading, Recording]] = []
-        repeats: list[tuple[Reading, Recording]] = []
+        repeats: list[tuple[Reading, str, Utterance]] = []
         for reading in window:
             if reading.recording is None:
                 self._fail(reading, reading.reason)
+                continue
+            audio_hash = reading.recording.audio_hash
+            original = self._original(reading.utterance, audio_hash)
+            if original is reading.utterance and audio_hash not in self._unusable:
+                firsts.append((reading, reading.recording))
             else:
-                is_first = self._is_first(reading.utterance, reading.recording.audio_hash)
-                (firsts if is_first else repeats).append((reading, reading.recording))
+                repeats.append((reading, audio_hash, original))
         longs = [first for first in firsts if not first[1].is_kept]
         firsts = [first for first in firsts if first[1].is_kept]
         waveforms = [recording.waveform for _, recording in firsts]
@@ -326,18 +274,17 @@ class _Run:
                 self._keep(reading, recording, embedded)
             report()
             self._commit_where_due()
-        for reading, recording in repeats:
-            self._repeat(reading, recording.audio_hash)
+        for repeat in repeats:
+            self._repeat(*repeat)
         report()
         self._commit_where_due()
 
-    def _is_first(self, utterance: Utterance, audio_hash: str) -> bool:
-        """Return whether no utterance of a smaller id has these samples, and note it as the one that has them."""
-        held = self._originals.get(audio_hash)
-        if audio_hash in self._unusable or (held is not None and held[0] < utterance.id):
-            return False
-        self._originals[audio_hash] = (utterance.id, utterance.label)
-        return True
+    def _original(self, utterance: Utterance, audio_hash: str) -> Utterance:
+        """Return the first recent utterance with these samples, of the smallest id as they come by id."""
+        original = self._originals.setdefault(audio_hash, utterance)
+        if len(self._originals) > _RECENT:
+            del self._originals[next(iter(self._originals))]
+        return original
 
     def _keep(self, reading: Reading, recording: Recording, embedded: Embedded) -> None:
         reason = embedded.reason
@@ -359,25 +306,22 @@ class _Run:
             self._fail(reading, reason)
             return
         self._num_statements += 1
-        self.num_written += 1
         self.num_done += 1
-        self.durations.append(recording.num_samples / self.spec.sample_rate)
-        self.audio_seconds += self.durations[-1]
+        self.audio_seconds += recording.num_samples / self.spec.sample_rate
         self.sample_rates[recording.native_sample_rate] += 1
         if recording.num_clipped:
             self.clipped.append(reading.utterance.id)
 
-    def _repeat(self, reading: Reading, audio_hash: str) -> None:
+    def _repeat(self, reading: Reading, audio_hash: str, original: Utterance) -> None:
         if audio_hash in self._unusable:
             self._fail(reading, self._unusable[audio_hash])
             return
-        original_id, original_label = self._originals[audio_hash]
         duplicate = Duplicate(
             id=reading.utterance.id,
             path=reading.utterance.path,
-            original_id=original_id,
+            original_id=original.id,
             label=reading.utterance.label,
-            original_label=original_label,
+            original_label=original.label,
             audio_hash=audio_hash,
             file_size=reading.file_size,
             file_mtime_ns=reading.file_mtime_ns,

@@ -12,23 +12,12 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-import numpy as np
-
-from cache import (
-    CacheError,
-    Duplicate,
-    Failure,
-    FeatureCache,
-    FeatureSpec,
-    SpecMismatchError,
-    Utterance,
-    merge,
-)
+from cache import CacheError, FeatureCache, FeatureSpec, SpecMismatchError, merge
 from cache.schema import describe_differences
 
 # Workers end within a batch after the run that started them is killed.
@@ -137,20 +126,6 @@ class Parts:
         with self._explained():
             self._clear()
         return True
-
-    def outcome(self, utterances: Iterable[Utterance]) -> tuple[list[Failure], list[Duplicate], set[str]]:
-        """Return which utterances are failures, which duplicates, and which of their corpora's rows are not asked for."""
-        failures, duplicates, gone = list[Failure](), list[Duplicate](), set[str]()
-        asked, corpora = set[str](), set[str]()
-        for utterance in utterances:
-            asked.add(utterance.id)
-            corpora.add(utterance.corpus)
-        for cache in self.caches():
-            failures = [failure for failure in cache.failures if failure.id in asked]
-            duplicates = [duplicate for duplicate in cache.duplicates if duplicate.id in asked]
-            in_corpora = np.isin(cache.corpora, np.array(sorted(corpora), np.str_))
-            gone |= set(cache.utterance_ids[in_corpora].tolist()) - asked
-        return failures, duplicates, gone
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("part-*.h5"))

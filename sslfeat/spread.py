@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cache import FeatureSpec, SpecMismatchError, Utterance
 from cache.schema import describe_differences
 from sslfeat.encoder import EMBEDDED, Encoder
-from sslfeat.extract import Extraction, Progress, extract, make_plan, software_versions
+from sslfeat.extract import Extraction, Progress, extract, software_versions
 from sslfeat.parts import Parts, when_free
+from sslfeat.plan import make_plan, see_outcome
 
 # Fields of a spec that are the request's own, whichever encoder it is made for.
 _REQUESTED = ("frames", "dtype", "channels", "chunk_seconds")
@@ -141,7 +139,6 @@ def spread(
     Returns
     -------
     Extraction
-        Its ``sample_rates`` count duplicates too where the two are in different shares.
 
     Raises
     ------
@@ -173,25 +170,18 @@ def spread(
             done = crew(shares, report)
             parts.adopt()
         parts.finish(software_versions())
-        failures, duplicates, gone = parts.outcome(utterances)
-        written, seconds = _written(parts, {utterance.id for utterance in plan.todo})
+        outcome = see_outcome(plan, parts)
     rates = Counter[int]()
     for one in done:
         rates.update(one.sample_rates)
-    lasted = seconds if seconds.size else np.zeros(1)
-    return Extraction(
+    return Extraction.of(
+        plan,
+        outcome,
         cache_path=cache_path,
-        num_written=len(written),
-        num_kept=len(utterances) - len(plan.todo),
-        audio_seconds=float(seconds.sum()),
         wall_seconds=time.monotonic() - started,
-        failures=failures,
-        duplicates=duplicates,
-        gone=sorted(gone | set(plan.unreachable)),
         set_aside=parts.set_aside + [told for one in done for told in one.set_aside],
-        clipped=sorted(identity for one in done for identity in one.clipped if identity in written),
-        sample_rates=dict(rates.most_common()),
-        durations=(float(lasted.min()), float(np.median(lasted)), float(lasted.max())),
+        clipped=[identity for one in done for identity in one.clipped],
+        sample_rates=rates,
     )
 
 
@@ -244,14 +234,3 @@ def _together(latest: dict[int, Progress], sizes: Sequence[int], wall_seconds: f
         wall_seconds=wall_seconds,
         num_failures=sum(one.num_failures for one in latest.values()),
     )
-
-
-def _written(parts: Parts, todo: set[str]) -> tuple[set[str], NDArray[np.float64]]:
-    """Return which of these utterances have a row, and how many seconds each of those rows lasts."""
-    written, seconds = set[str](), np.empty(0)
-    for cache in parts.caches():
-        ids = cache.utterance_ids.tolist()
-        rows = [index for index, identity in enumerate(ids) if identity in todo]
-        written = {ids[index] for index in rows}
-        seconds = cache.num_samples[rows] / cache.spec.sample_rate
-    return written, seconds

@@ -109,6 +109,22 @@ def test_schema_version_1_reads_for_ever():
         assert cache.verify() == []
 
 
+@pytest.mark.parametrize(
+    "rows", [slice(1), slice(1, 2), slice(1, 99), slice(2, 1), slice(-1, None), slice(None)]
+)
+@pytest.mark.parametrize("is_held", [False, True])
+def test_some_rows_of_a_column(cache_path, rows, is_held):
+    with FeatureCache(cache_path) as cache:
+        whole = {name: cache.column(name).tolist() for name in ("id", "start")}
+    with FeatureCache(cache_path) as cache:
+        for name, values in whole.items():
+            if is_held:
+                cache.column(name)
+            assert cache.column(name, rows).tolist() == values[rows]
+            assert not cache.column(name, rows).flags.writeable
+            assert cache.column(name).tolist() == values
+
+
 @pytest.fixture
 def filled(write_cache, make_spec, make_row, numbers_of):
     """A cache of seven rows with frames, and the plain truth about it."""

@@ -389,11 +389,13 @@ def test_a_corpus_without_a_usable_file(run: Run, wav: Path, out: Path) -> None:
 # Duplicates
 
 
-@pytest.mark.parametrize("window", [2, 4096])
+# A copy farther away than what is remembered is encoded too, and nobody is told otherwise.
+@pytest.mark.parametrize(("window", "recent"), [(2, 4096), (4096, 4096), (2, 1), (4096, 1)])
 def test_duplicates_are_told_once_with_both_labels(
-    run: Run, wav: Path, out: Path, monkeypatch: pytest.MonkeyPatch, window: int
+    run: Run, wav: Path, out: Path, monkeypatch: pytest.MonkeyPatch, window: int, recent: int
 ) -> None:
     monkeypatch.setattr("sslfeat.reading._WINDOW_UTTERANCES", window)
+    monkeypatch.setattr("sslfeat.extract._RECENT", recent)
     for copy in ("16a01Wa", "08a01Na"):
         shutil.copy(wav / "03a01Na.wav", wav / f"{copy}.wav")
     done = run()
@@ -451,10 +453,12 @@ def test_a_duplicate_whose_label_changes(run: Run, utterances: Listing, wav: Pat
     assert run(utterances=changed).num_written == 0
 
 
+@pytest.mark.parametrize("recent", [1, 4096])
 def test_copies_of_what_can_not_be_encoded_fail_alike(
-    run: Run, encoder: Encoder, wav: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, encoder: Encoder, wav: Path, out: Path, monkeypatch: pytest.MonkeyPatch, recent: int
 ) -> None:
     monkeypatch.setattr("sslfeat.reading._WINDOW_UTTERANCES", 5)
+    monkeypatch.setattr("sslfeat.extract._RECENT", recent)
     rewrite(wav / "03a01Na.wav", noise(2.0))
     for copy in ("03a01Wa", "16a01Wa"):  # in the same window, and in a later one
         shutil.copy(wav / "03a01Na.wav", wav / f"{copy}.wav")
