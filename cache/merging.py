@@ -21,11 +21,11 @@ from cache.store import CacheFile, NewCache
 from cache.table import TABLES, columns, decode, encode, record
 
 # Numbers held at once while they are copied: what bounds the memory of a merge of any size.
-BUFFER_BYTES = 2**29
+BUFFER_BYTES = 2**26
 # Rows or frames read at once from one input.
 LINES_PER_READ = 8192
 
-Index = NDArray[np.int64]
+Index = NDArray[np.signedinteger[Any]]
 
 
 def merge(
@@ -107,15 +107,18 @@ class _Rows:
 
     def column(self, caches: Sequence[CacheFile], dataset: str) -> NDArray[Any]:
         """Return the rows' values of a column, as they are stored."""
-        parts = []
-        for source, indices in self.by_source():
-            with caches[source] as cache:
-                parts.append((indices, cache.read(dataset)[self.place[indices]]))
-        dtype = np.result_type(*(values for _, values in parts)) if parts else np.dtype(np.bytes_)
-        gathered = np.empty(len(self), dtype)
-        for indices, values in parts:
+        dtypes = [caches[source].extents[dataset].dtype for source in np.unique(self.source)]
+        gathered = np.empty(len(self), np.result_type(*dtypes) if dtypes else np.bytes_)
+        for indices, values in self.blocks(caches, dataset):
             gathered[indices] = values
         return gathered
+
+    def blocks(self, caches: Sequence[CacheFile], dataset: str) -> Iterator[tuple[Index, NDArray[Any]]]:
+        """Yield the indices of some rows and their values of a column, until all were had."""
+        for source, indices in self.by_source():
+            with caches[source] as cache:
+                for chosen, values in _read_lines(cache, dataset, None, self.place[indices]):
+                    yield indices[chosen], values
 
     def texts(self, caches: Sequence[CacheFile], dataset: str) -> list[str]:
         """Return the rows' values of a column of texts."""
@@ -137,23 +140,31 @@ def _opened(paths: Sequence[Path]) -> list[CacheFile]:
 
 def _resolved(caches: Sequence[CacheFile]) -> tuple[_Rows, list[Failure], list[Duplicate]]:
     """Return what holds: the newest statement about each id, and one row for each audio hash; rows by id."""
-    ids, statements, tables = _latest(caches)
-    ids, rows = ids[tables == 0], statements[tables == 0]
-    hashes = rows.column(caches, "utterances/audio_hash")
-    by_hash = np.argsort(hashes, kind="stable")
-    ordered = hashes[by_hash]
-    repeats = np.zeros(len(rows), dtype=bool)
-    repeats[1:] = (ordered[1:] == ordered[:-1]) & (ordered[1:] != b"")
-    # The first of each run of equal hashes has the smallest id, as the sort is stable.
-    first = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(rows))))
-    original = np.empty(len(rows), dtype=np.int64)
-    original[by_hash] = by_hash[first]
-    is_row = original == np.arange(len(rows))
-
+    statements, tables = _latest(caches)
+    rows = statements[tables == 0]
     failures: list[Failure] = _nouns(caches, "failures", statements[tables == 1])
     stated: list[Duplicate] = _nouns(caches, "duplicates", statements[tables == 2])
+    alike = _alike(caches, rows, [encode(noun.audio_hash) for noun in stated])
+    hashes = rows[alike].column(caches, "utterances/audio_hash")
+    by_hash = np.argsort(hashes, kind="stable")
+    ordered, alike = hashes[by_hash], alike[by_hash]
+    repeats = np.zeros(len(alike), dtype=bool)
+    repeats[1:] = (ordered[1:] == ordered[:-1]) & (ordered[1:] != b"")
+    # The first of each run of equal hashes has the smallest id, as the sort is stable.
+    first = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(alike))))
+    original = np.arange(len(rows))
+    original[alike] = alike[first]
+    is_row = original == np.arange(len(rows))
+
     duplicates = _found(caches, rows, np.flatnonzero(~is_row), original)
-    places = np.array([_original(noun, ordered, by_hash, ids, original) for noun in stated], dtype=np.int64)
+    hashless = any(not noun.audio_hash for noun in stated)
+    ids = rows.column(caches, "utterances/id") if hashless else np.empty(0, np.bytes_)
+    places = np.empty(len(stated), np.int64)
+    for index, noun in enumerate(stated):
+        if noun.audio_hash:
+            places[index] = _place(ordered, encode(noun.audio_hash), alike)
+        else:
+            places[index] = _place(ids, encode(noun.original_id), original)
     found = rows[places[places >= 0]]
     texts = zip(found.texts(caches, "utterances/id"), found.texts(caches, "utterances/label"), strict=True)
     for noun, place in zip(stated, places, strict=True):
@@ -166,25 +177,48 @@ def _resolved(caches: Sequence[CacheFile]) -> tuple[_Rows, list[Failure], list[D
     return rows[is_row], failures, duplicates
 
 
-def _latest(caches: Sequence[CacheFile]) -> tuple[NDArray[np.bytes_], _Rows, NDArray[np.int8]]:
+def _latest(caches: Sequence[CacheFile]) -> tuple[_Rows, NDArray[np.int8]]:
     """Return the newest statement about each id, by id, and which table each is in."""
-    ids, sources, places, tables = [], [], [], []
+    extents = [cache.extents[f"{table}/id"] for cache in caches for table in TABLES]
+    lengths = [extent.shape[0] for extent in extents]
+    ids = np.empty(sum(lengths), np.result_type(*(extent.dtype for extent in extents)))
+    bounds = np.cumsum([0, *lengths])
     for source, cache in enumerate(caches):
         with cache:
-            for number, table in enumerate(TABLES):
-                found = cache.read(f"{table}/id")
-                ids.append(found)
-                sources.append(np.full(len(found), source))
-                places.append(np.arange(len(found)))
-                tables.append(np.full(len(found), number, dtype=np.int8))
-    joined = np.concatenate(ids)
-    order = np.argsort(joined, kind="stable")
-    joined = joined[order]
+            for number, table in enumerate(TABLES, source * len(TABLES)):
+                ids[bounds[number] : bounds[number + 1]] = cache.read(f"{table}/id")
+    order = np.argsort(ids, kind="stable")
     newest = np.ones(len(order), dtype=bool)
-    newest[:-1] = joined[1:] != joined[:-1]
+    for start in range(0, len(order) - 1, LINES_PER_READ):
+        some = ids[order[start : start + LINES_PER_READ + 1]]
+        newest[start : start + len(some) - 1] = some[1:] != some[:-1]
     chosen = order[newest]
-    statements = _Rows(np.concatenate(sources)[chosen], np.concatenate(places)[chosen])
-    return joined[newest], statements, np.concatenate(tables)[chosen]
+    numbers = np.searchsorted(bounds, chosen, side="right") - 1
+    sources, tables = np.divmod(numbers, len(TABLES))
+    return _Rows(sources.astype(np.int32), (chosen - bounds[numbers]).astype(np.int32)), tables.astype(
+        np.int8
+    )
+
+
+def _alike(caches: Sequence[CacheFile], rows: _Rows, wanted: Sequence[bytes]) -> Index:
+    """Return the rows, ascending, that may have one audio hash with another row or be wanted; few others.
+
+    They are found by eight bytes each, where the hashes themselves would take most of the memory of a merge.
+    """
+    keys = np.empty(len(rows), np.int64)
+    for indices, hashes in rows.blocks(caches, "utterances/audio_hash"):
+        keys[indices] = list(map(hash, hashes.tolist()))
+    may_be = np.isin(keys, np.array(list(map(hash, wanted)), np.int64))
+    order = np.argsort(keys, kind="stable")
+    equal = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    may_be[order[equal]] = may_be[order[equal + 1]] = True
+    return np.flatnonzero(may_be)
+
+
+def _place(values: NDArray[np.bytes_], wanted: bytes, places: Index) -> int:
+    """Return which place belongs to a value, -1 where there is none; values ascend, and the first one counts."""
+    at = int(np.searchsorted(values, wanted))
+    return int(places[at]) if at < len(values) and values[at] == wanted else -1
 
 
 def _nouns(caches: Sequence[CacheFile], table: str, statements: _Rows) -> list[Any]:
@@ -194,18 +228,6 @@ def _nouns(caches: Sequence[CacheFile], table: str, statements: _Rows) -> list[A
             nouns = list(cache.nouns(table))
         found += [nouns[place] for place in statements.place[indices]]
     return found
-
-
-def _original(
-    noun: Duplicate, hashes: NDArray[np.bytes_], by_hash: Index, ids: NDArray[np.bytes_], original: Index
-) -> int:
-    """Return which row a duplicate is one of, by its hash where that is known; -1 where there is none."""
-    wanted = encode(noun.audio_hash or noun.original_id)
-    sought = hashes if noun.audio_hash else ids
-    at = int(np.searchsorted(sought, wanted))
-    if at == len(sought) or sought[at] != wanted:
-        return -1
-    return int(by_hash[at] if noun.audio_hash else original[at])
 
 
 def _found(caches: Sequence[CacheFile], rows: _Rows, repeated: Index, original: Index) -> list[Duplicate]:
@@ -283,7 +305,8 @@ def _copy(
             there = _lines(offsets[first:last][indices] - offsets[first], lengths)
             with caches[source] as cache:
                 for slab, buffer in zip(group, buffers, strict=True):
-                    _scatter(cache, slab, here, buffer, there)
+                    for some, lines in _read_lines(cache, slab.dataset, slab.position, here):
+                        buffer[there[some]] = lines
         for slab, buffer in zip(group, buffers, strict=True):
             new.append(slab.dataset, buffer)
 
@@ -320,12 +343,14 @@ def _lines(starts: Index, lengths: Index) -> Index:
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if ends.size else 0)
 
 
-def _scatter(cache: CacheFile, slab: _Slab, here: Index, buffer: NDArray[Any], there: Index) -> None:
-    """Copy the lines ``here`` (ascending) of the input to the places ``there`` of the buffer, in bounded reads."""
+def _read_lines(
+    cache: CacheFile, dataset: str, position: int | None, here: Index
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Yield the lines ``here`` (ascending) of a dataset in bounded reads, and which of them those are."""
     begin = 0
     while begin < len(here):
         start = int(here[begin])
         end = int(np.searchsorted(here, start + LINES_PER_READ))
-        block = cache.read(slab.dataset, start, int(here[end - 1]) + 1, position=slab.position)
-        buffer[there[begin:end]] = block[here[begin:end] - start]
+        block = cache.read(dataset, start, int(here[end - 1]) + 1, position=position)
+        yield slice(begin, end), block[here[begin:end] - start]
         begin = end
