@@ -16,7 +16,7 @@ from cache.store import CacheFile
 from cache.table import TABLES, decode, nouns
 
 # Read at once when a whole file is checked.
-READ_BYTES = 2**26
+READ_BYTES = 2**24
 
 ALL_ROWS = slice(None)
 

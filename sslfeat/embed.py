@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from operator import attrgetter
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cache.schema import FeatureSpec
 from sslfeat.batching import make_batches
-from sslfeat.chunking import Layout, Merged, max_whole_samples
+from sslfeat.chunking import Chunk, Layout, Merged, max_whole_samples
 from sslfeat.containers import AudioError
 from sslfeat.encoder import Encoder, exact_products
 from sslfeat.pooling import pool
@@ -107,8 +107,12 @@ def embed_batches(
     )
     batches = deque([whole[place] for place in batch] for batch in grouped)
     waiting: deque[tuple[list[int], Future[list[Embedded] | None]]] = deque()
+    crowded: deque[list[int]] = deque()  # what memory didn't hold beside what other lanes had in it
     with exact_products(), _lanes(encoder) as (num_lanes, submit):
-        while batches or waiting:
+        while batches or waiting or crowded:
+            by_itself = not batches and not waiting
+            if by_itself:
+                batches.append(crowded.popleft())
             # Twice as many as lanes, so that none waits while the caller writes.
             while batches and len(waiting) < 2 * num_lanes:
                 batch = batches.popleft()
@@ -122,15 +126,18 @@ def embed_batches(
             found = future.result()
             if found is not None:
                 yield found
-            elif len(batch) == 1:
+                continue
+            torch.cuda.empty_cache()
+            if len(batch) > 1:
+                smaller = lengths[batch[0]] * len(batch) // 2
+                budget.max_padded_samples = min(budget.max_padded_samples, smaller)
+                batches.appendleft(batch)
+            elif not by_itself:
+                crowded.append(batch)
+            else:
                 seconds = lengths[batch[0]] / spec.sample_rate
                 reason = f"{seconds:.0f} s of audio don't fit into the memory of {encoder.device}; extract with a smaller chunk_seconds."
                 yield [Embedded(index=batch[0], reason=reason)]
-            else:
-                smaller = lengths[batch[0]] * len(batch) // 2
-                budget.max_padded_samples = min(budget.max_padded_samples, smaller)
-                torch.cuda.empty_cache()
-                batches.appendleft(batch)
 
 
 @contextlib.contextmanager
@@ -188,13 +195,24 @@ def embed_long(encoder: Encoder, spec: FeatureSpec, pieces: Iterable[NDArray[np.
     merged, frames = Merged(), list[NDArray[np.float32]]()
     with exact_products(), _lanes(encoder) as (num_lanes, submit):
         chunks = layout.cut(pieces)
-        waiting: deque[Future[list[Embedded] | None]] = deque()
+        waiting: deque[tuple[Chunk, Future[list[Embedded] | None]]] = deque()
+
+        def encoded(chunk: Chunk) -> Future[list[Embedded] | None]:
+            return submit(_embed, encoder, own_spec, [0], [chunk.waveform], chunk.kept)
+
         while True:
-            while len(waiting) < num_lanes and (chunk := next(chunks, None)) is not None:
-                waiting.append(submit(_embed, encoder, own_spec, [0], [chunk.waveform], chunk.kept))
+            while len(waiting) < num_lanes and (following := next(chunks, None)) is not None:
+                waiting.append((following, encoded(following)))
             if not waiting:
                 break
-            found = waiting.popleft().result()
+            chunk, future = waiting.popleft()
+            found = future.result()
+            if found is None:
+                # Alone, once the other lanes have let go of their memory, and so are those that follow.
+                num_lanes = 1
+                wait(other for _, other in waiting)
+                torch.cuda.empty_cache()
+                found = encoded(chunk).result()
             if found is None:
                 reason = f"chunks of {spec.chunk_seconds:g} s don't fit into the memory of {encoder.device}; extract with shorter ones."
                 return Embedded(index=0, reason=reason)

@@ -8,7 +8,7 @@ import dataclasses
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from operator import attrgetter
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def make_plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> Plan
         settled[places[places >= 0]] = False
     _settle(duplicates, asked, settled, stamps, parts)
     gone.update(asked[index].id for index in np.flatnonzero(settled & missing).tolist())
-    todo = [asked[index] for index in np.flatnonzero(~settled).tolist()]
+    todo = list(compress(asked, (~settled).tolist()))
     return Plan(asked=asked, todo=todo, failures=failures, gone=gone)
 
 

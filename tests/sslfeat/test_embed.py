@@ -1,7 +1,8 @@
 """Embedding waveforms in batches: against numpy, and where memory or range end."""
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslfeat.embed import BATCH_SECONDS, Budget, embed_all, embed_batches, make_budget
+from sslfeat.embed import BATCH_SECONDS, Budget, embed_all, embed_batches, embed_long, make_budget
 from sslfeat.encoder import Encoder
 
 
@@ -214,6 +215,59 @@ def test_lanes_that_run_out_of_memory_together_are_all_halved(
     assert [one.index for one in found] == list(range(8))
     assert not any(one.reason for one in found)
     assert budget.max_padded_samples == 6_000
+
+
+@pytest.fixture
+def crowded(
+    encoder: Encoder, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[int], bool]], list[int]]:
+    """Have an encoding run out of memory while another is under way, and tell the samples that were asked for."""
+
+    def crowd(is_large: Callable[[int], bool]) -> list[int]:
+        encode, asked = encoder.encode, list[int]()
+        together, has_failed = threading.Barrier(2, timeout=10), threading.Event()
+
+        def encode_beside(waveforms: list[np.ndarray]) -> Any:
+            num_samples = sum(map(len, waveforms))
+            asked.append(num_samples)
+            if has_failed.is_set():
+                return encode(waveforms)
+            together.wait()
+            if is_large(num_samples):
+                has_failed.set()
+                raise MemoryError
+            assert has_failed.wait(10)
+            return encode(waveforms)
+
+        monkeypatch.setattr(encoder, "encode", encode_beside)
+        return asked
+
+    return crowd
+
+
+def test_what_memory_does_not_hold_beside_others_is_tried_alone(
+    encoder: Encoder, crowded: Callable[[Callable[[int], bool]], list[int]]
+) -> None:
+    asked = crowded(lambda samples: samples == 9_000)
+    found = embed_all(encoder, encoder.spec(), make_waveforms(9_000, 8_000, 7_000), Budget(10_000))
+    assert [one.reason for one in found] == [""] * 3
+    assert sorted(asked[:2]) == [8_000, 9_000]
+    assert asked[2:] == [7_000, 9_000]
+
+
+def test_chunks_that_memory_does_not_hold_side_by_side_are_encoded_one_by_one(
+    encoder: Encoder, crowded: Callable[[Callable[[int], bool]], list[int]]
+) -> None:
+    spec = encoder.spec(pooling=("mean", "std"), chunk_seconds=1.0)
+    (waveform,) = make_waveforms(40_000)
+    expected = embed_long(encoder, spec, [waveform])
+    turns = itertools.count()
+    asked = crowded(lambda _: next(turns) == 0)
+    found = embed_long(encoder, spec, [waveform])
+    assert not found.reason
+    assert len(asked) > 3
+    for name in spec.pooling:
+        np.testing.assert_array_equal(found.pooled[name], expected.pooled[name])
 
 
 def test_threads_are_given_back_where_the_caller_stops(encoder: Encoder, two_threads: None) -> None:
