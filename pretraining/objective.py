@@ -7,16 +7,22 @@ of every asked layer, which is what a user pools, says the crop's functionals li
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import HubertConfig, HubertModel
 
 from pretraining.filterbank import set_filterbank
-from pretraining.targets import describe, frame_targets, functionals
+from pretraining.functionals import functionals
+from pretraining.hinges import descriptor_order, set_hinges
+from pretraining.targets import PROSODY, describe, frame_targets
+
+PROSODY_IMPORTANCE = 4.0  # of its frame targets, beside 1 for all others
 
 
 def encoder_config(
@@ -26,6 +32,7 @@ def encoder_config(
     num_hidden_layers: int = 3,
     intermediate_size: int = 768,
     num_attention_heads: int = 4,
+    positional_kernel: int = 32,
 ) -> HubertConfig:
     """Describe the encoder: the base models' group-norm front end and post-norm blocks, made narrow.
 
@@ -43,7 +50,7 @@ def encoder_config(
         num_hidden_layers=num_hidden_layers,
         intermediate_size=intermediate_size,
         num_attention_heads=num_attention_heads,
-        num_conv_pos_embeddings=32,
+        num_conv_pos_embeddings=positional_kernel,
         num_conv_pos_embedding_groups=16,
         hidden_dropout=0.0,
         attention_dropout=0.0,
@@ -180,20 +187,48 @@ class Student(nn.Module):
         batches : sequence of tensors of shape (n_crops, num_samples)
             Clean crops.
         """
-        scale, model = self.calibration, self.encoder
-        set_filterbank(model, standardised(batches[0]))
+        set_filterbank(self.encoder, standardised(batches[0]))
+        self._project(batches, np.arange(len(self.calibration.frame_mean)))
+
+    def widen(self, earlier: HubertModel, batches: Sequence[torch.Tensor], rng: np.random.Generator) -> None:
+        """Begin with an earlier encoder's front end, a projection solved for it, and hinges of what that says.
+
+        Parameters
+        ----------
+        earlier : HubertModel
+            None of its convolutions is wider than here.
+        batches : sequence of tensors of shape (n_crops, num_samples)
+            Clean crops.
+        rng : Generator
+        """
+        widen_front_end(self.encoder, earlier)
+        self._project(batches, descriptor_order(self.encoder.config.hidden_size, rng))
+        with torch.no_grad():
+            projected = [
+                self.encoder.feature_projection.projection(self._heard(crops)) for crops in batches[:20]
+            ]
+        set_hinges(self.encoder, projected, rng)
+
+    def _heard(self, crops: torch.Tensor) -> torch.Tensor:
+        """Return what the projection reads: (n_crops, num_frames, n_channels)."""
+        channels = self.encoder.feature_extractor(standardised(crops)).transpose(1, 2)
+        normed: torch.Tensor = self.encoder.feature_projection.layer_norm(channels)
+        return normed
+
+    def _project(self, batches: Sequence[torch.Tensor], order: NDArray[np.int64]) -> None:
+        """Make the first hidden units the least-squares estimates of frame targets, in this order."""
+        scale = self.calibration
         gram, moments = torch.zeros(()), torch.zeros(())
         with torch.no_grad():
             for crops in batches:
                 targets, weights = frame_targets(describe(crops))
                 wanted = ((targets - scale.frame_mean) / scale.frame_std * weights).flatten(0, 1).double()
-                heard = model.feature_extractor(standardised(crops)).transpose(1, 2)
-                heard = model.feature_projection.layer_norm(heard).flatten(0, 1).double()
+                heard = self._heard(crops).flatten(0, 1).double()
                 heard = torch.cat([heard, torch.ones_like(heard[:, :1])], dim=1)
                 gram, moments = gram + heard.T @ heard, moments + heard.T @ wanted
             gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-            solution = torch.linalg.solve(gram, moments).float().T  # (n_targets, n_channels + 1)
-            projection = model.feature_projection.projection
+            solution = torch.linalg.solve(gram, moments).float().T[order]  # (n_units, n_channels + 1)
+            projection = self.encoder.feature_projection.projection
             solved = min(len(solution), len(projection.weight))
             projection.weight[:solved] = solution[:solved, :-1]
             projection.bias[:solved] = solution[:solved, -1]
@@ -218,6 +253,8 @@ class Student(nn.Module):
             descriptors = describe(clean)
             targets, weights = frame_targets(descriptors)
             targets = (targets - scale.frame_mean) / scale.frame_std
+            importance = torch.ones(targets.shape[2])
+            importance[: len(PROSODY)] = PROSODY_IMPORTANCE
             summary = (functionals(descriptors) - scale.functional_mean) / scale.functional_std
             clusters = nearest((targets * weights)[mask], scale.codebook)
         states = self.encoder(
@@ -225,7 +262,9 @@ class Student(nn.Module):
         ).hidden_states
         frames = torch.stack(
             [
-                (smooth_l1_loss(head(states[int(layer)]), targets, reduction="none") * weights).mean()
+                (
+                    smooth_l1_loss(head(states[int(layer)]), targets, reduction="none") * weights * importance
+                ).mean()
                 for layer, head in self.frame_heads.items()
             ]
         ).mean()
@@ -243,6 +282,25 @@ class Student(nn.Module):
         parts = (frames, summaries, hidden)
         total = torch.stack([weight * part for weight, part in zip(self.weights, parts, strict=True)]).sum()
         return dict(zip(("frames", "functionals", "clusters", "total"), (*parts, total), strict=True))
+
+
+def widen_front_end(model: HubertModel, earlier: HubertModel) -> None:
+    """Copy an earlier encoder's convolutions into the first channels of wider ones, in place.
+
+    Channels that are new stay as drawn, and no old channel reads them.
+    """
+    layers: tuple[list[Any], list[Any]] = (
+        list(model.feature_extractor.conv_layers),
+        list(earlier.feature_extractor.conv_layers),
+    )
+    with torch.no_grad():
+        for layer, old in zip(*layers, strict=True):
+            num_out, num_in, _ = old.conv.weight.shape
+            layer.conv.weight[:num_out] = 0
+            layer.conv.weight[:num_out, :num_in] = old.conv.weight
+            if hasattr(old, "layer_norm"):
+                layer.layer_norm.weight[:num_out] = old.layer_norm.weight
+                layer.layer_norm.bias[:num_out] = old.layer_norm.bias
 
 
 def standardised(crops: torch.Tensor) -> torch.Tensor:

@@ -44,15 +44,22 @@ class Recipe:
         The last share of the steps, over which the rate falls to 0 along a cosine.
     start_from : str
         Folder of an encoder that an earlier run wrote, to go on from with new heads; empty starts from the filterbank.
+    widen_from : str
+        The same of a narrower encoder, of which only the front end is kept; projection and positional convolution
+        start as hinges.
+    masked : float
+        Share of the crops with hidden frames.
     """
 
     conv_dim: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 192)
     hidden_size: int = 192
     num_hidden_layers: int = 3
     intermediate_size: int = 768
+    positional_kernel: int = 32
     batch_seconds: float = 12.0
     max_speed: float = 1.2
     noisy: float = 0.4
+    masked: float = 0.5
     num_clusters: int = 128
     regress_layers: tuple[int, ...] = (1, 3)
     pooled_layers: tuple[int, ...] = (1, 2, 3)
@@ -62,6 +69,7 @@ class Recipe:
     decay_share: float = 0.3
     weight_decay: float = 0.01
     start_from: str = ""
+    widen_from: str = ""
     seed: int = 0
 
 
@@ -109,6 +117,7 @@ class Run:
                 hidden_size=recipe.hidden_size,
                 num_hidden_layers=recipe.num_hidden_layers,
                 intermediate_size=recipe.intermediate_size,
+                positional_kernel=recipe.positional_kernel,
             ),
             calibration,
             regress_layers=recipe.regress_layers,
@@ -118,6 +127,9 @@ class Run:
         if state is None and recipe.start_from:
             earlier = HubertModel.from_pretrained(recipe.start_from, dtype=torch.float32)
             self.student.encoder.load_state_dict(earlier.state_dict())
+        elif state is None and recipe.widen_from:
+            earlier = HubertModel.from_pretrained(recipe.widen_from, dtype=torch.float32)
+            self.student.widen(earlier, crops, np.random.default_rng((recipe.seed, 2)))
         elif state is None:
             self.student.warm_start(crops)
         self.optimizer = torch.optim.AdamW(
@@ -152,7 +164,9 @@ class Run:
         recipe, step = self.recipe, self.step
         clean, heard = self.sampler.batch(step)
         num_frames = (clean.shape[1] - 400) // 320 + 1
-        mask = span_mask((len(clean), num_frames), np.random.default_rng((recipe.seed, step, 1)))
+        mask = span_mask(
+            (len(clean), num_frames), np.random.default_rng((recipe.seed, step, 1)), share=recipe.masked
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, recipe)
         self.student.train()

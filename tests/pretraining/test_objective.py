@@ -6,8 +6,20 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from transformers import HubertModel
 
-from pretraining.objective import Calibration, Student, encoder_config, nearest, pool, span_mask, standardised
-from pretraining.targets import PROSODY, describe, frame_targets, functionals
+from pretraining.functionals import functionals
+from pretraining.hinges import LINEAR_SHARE
+from pretraining.objective import (
+    PROSODY_IMPORTANCE,
+    Calibration,
+    Student,
+    encoder_config,
+    nearest,
+    pool,
+    span_mask,
+    standardised,
+    widen_front_end,
+)
+from pretraining.targets import PROSODY, describe, frame_targets
 
 SMALL = {"conv_dim": (8,) * 7, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 32}
 
@@ -109,6 +121,48 @@ def test_a_warm_start_says_the_targets_by_least_squares(sampler, calibration):
     assert torch.equal(left_over, drawn[truth.shape[1] :])
 
 
+def test_a_widened_front_end_says_what_the_narrow_one_said():
+    torch.manual_seed(0)
+    narrow = HubertModel(encoder_config(**SMALL))
+    wide = HubertModel(encoder_config(**SMALL | {"conv_dim": (8, 8, 12, 12, 12, 16, 20)}))
+    with torch.no_grad():
+        for parameter in narrow.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        widen_front_end(wide, narrow)
+        waveforms = torch.randn(2, 8000)
+        said, expected = wide.feature_extractor(waveforms), narrow.feature_extractor(waveforms)
+    torch.testing.assert_close(said[:, :8], expected)
+    assert (said[:, 8:].std(dim=2) > 0).all()
+
+
+def test_widening_starts_from_the_earlier_front_end_with_targets_and_hinges(sampler, calibration):
+    torch.manual_seed(0)
+    batches = [sampler.batch(step)[0] for step in range(6)]
+    narrow = Student(
+        encoder_config(num_hidden_layers=1), calibration, regress_layers=(1,), pooled_layers=(1,)
+    )
+    narrow.warm_start(batches)
+    config = encoder_config(hidden_size=96, num_hidden_layers=1, intermediate_size=32)
+    wide = Student(config, calibration, regress_layers=(0,), pooled_layers=(0,)).eval()
+    drawn = wide.encoder.encoder.pos_conv_embed.conv.weight.detach().clone()
+    wide.widen(narrow.encoder, batches, np.random.default_rng(0))
+    crops = batches[0]
+    with torch.no_grad():
+        expected = narrow.encoder.feature_extractor(standardised(crops))
+        channels = wide.encoder.feature_extractor(standardised(crops))
+        said = wide.encoder.feature_projection(channels.transpose(1, 2))
+    torch.testing.assert_close(channels, expected)
+    targets, _ = frame_targets(describe(crops))
+    energy = ((targets - calibration.frame_mean) / calibration.frame_std)[
+        ..., PROSODY.index("energy")
+    ].flatten()
+    explained = [np.corrcoef(unit, energy)[0, 1] for unit in said.reshape(-1, 96).T.numpy()]
+    assert max(explained) > 0.9
+    assert said.std() < 1.2 * LINEAR_SHARE
+    read = wide.encoder.encoder.pos_conv_embed.conv.weight
+    assert (read.detach().abs().amax(dim=2) > 1e-9).sum() < (drawn.abs().amax(dim=2) > 1e-9).sum() / 2
+
+
 def test_losses_are_those_of_plain_arithmetic(sampler, student):
     clean, heard = sampler.batch(9)
     mask = span_mask((len(clean), 49), np.random.default_rng(1), share=1.0)
@@ -127,7 +181,8 @@ def test_losses_are_those_of_plain_arithmetic(sampler, student):
             size = difference.abs()
             return torch.where(size < 1, size.square() / 2, size - 0.5)
 
-        frames = (smooth(student.frame_heads["1"](states[1]) - targets) * weights).mean()
+        importance = torch.where(torch.arange(targets.shape[2]) < len(PROSODY), PROSODY_IMPORTANCE, 1.0)
+        frames = (smooth(student.frame_heads["1"](states[1]) - targets) * weights * importance).mean()
         pooled = [
             smooth(student.functional_heads[str(layer)](pool(states[layer])) - summary.clamp(-5, 5)).mean()
             for layer in (1, 2)

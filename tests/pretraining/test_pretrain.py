@@ -130,6 +130,43 @@ def test_a_run_may_start_from_what_an_earlier_one_exported(tmp_path, sampler, mo
         assert torch.equal(tensor, moved[name]), name
 
 
+def test_a_run_may_widen_what_an_earlier_one_exported(tmp_path, sampler, monkeypatch):
+    first = Run(sampler, SMALL, tmp_path / "first")
+    first.save()
+    widened = []
+    real = Student.widen
+
+    def widen(student, earlier, crops, rng):
+        widened.append((earlier.config.hidden_size, len(crops)))
+        real(student, earlier, crops, rng)
+
+    monkeypatch.setattr(Student, "widen", widen)
+    recipe = dataclasses.replace(
+        SMALL,
+        widen_from=str(tmp_path / "first/encoder"),
+        conv_dim=(20, 36, 40, 48, 52, 56, 48),
+        hidden_size=64,
+        num_hidden_layers=1,
+        positional_kernel=16,
+        regress_layers=(0, 1),
+        pooled_layers=(0,),
+    )
+    second = Run(sampler, recipe, tmp_path / "second")
+    assert second.student.encoder.config.num_conv_pos_embeddings == 16
+    second.advance(5)
+    second.save()
+    moved = weights(second)
+    for name, tensor in weights(Run(sampler, recipe, tmp_path / "second")).items():
+        assert torch.equal(tensor, moved[name]), name
+    assert widened == [(32, 3)]
+
+
+@pytest.mark.parametrize(("masked", "hidden"), [(0.0, False), (1.0, True)])
+def test_the_recipe_says_in_how_many_crops_frames_are_hidden(tmp_path, sampler, masked, hidden):
+    run = Run(sampler, dataclasses.replace(SMALL, masked=masked), tmp_path)
+    assert (run.advance(5)["clusters"] > 0) == hidden
+
+
 def test_training_reports_its_steps_losses_and_time_left(tmp_path, sampler, caplog):
     with caplog.at_level(logging.INFO, logger="pretraining"):
         train(Run(sampler, SMALL, tmp_path), steps=4, save_every=3600, report_every=2)
