@@ -56,6 +56,7 @@ for line in sys.stdin:
     if not child:
         status = 1
         signal.alarm(120)  # what hangs is killed
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
         try:
             extract(told, **order)
             status = 0
