@@ -141,7 +141,7 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
 @click.option("--merge-labels", multiple=True, callback=parse_pairs, metavar="OLD=NEW", help="Repeatable: as excited=happiness.")
 @click.option("--jobs", default=-1, help="Processes; -1 is all cores.")
 @click.option("--scheduler", metavar="ADDRESS", help="Let the workers of a Dask cluster do it, which see the same files; needs sslfeat[dask].")
-@click.option("--seed", default=0, help="Random state of whatever is random.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Random state of whatever is random.")
 @click.option("--device", default="cpu", help="Where feed-forward heads are trained: cpu, cuda or cuda:1.")
 @click.option("--overwrite", is_flag=True, help="Replace the results of another run in that folder.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -246,7 +246,7 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
         Console().print(render_table(comparison))
     else:
         click.echo(render_plain(comparison), nl=False)
-    for sentence in (headline(comparison), caution(comparison), *comparison.notes):
+    for sentence in (headline(comparison), caution(comparison), *comparison.notes, *(f"{folds.protocol}: {folds.audit}" for folds in comparison.folds)):
         tell(sentence)
     kept = f"; {best.title}, fitted again on all utterances: {results_dir / 'bundle'}" if bundle else f"; no bundle of {best.title}: {unkept}"
     tell(f"{', '.join(path.name for path in written)} in {results_dir}{kept}")

@@ -168,6 +168,9 @@ def compare(
     chosen = find_protocol(protocol) if isinstance(protocol, str) else protocol
     if audit_text and "texts" not in chosen.disjoint:
         chosen = dataclasses.replace(chosen, disjoint=(*chosen.disjoint, "texts"))
+    if n_jobs == 0:
+        msg = "n_jobs must be a number of processes, or -1 for all cores. Got 0 instead."
+        raise ValueError(msg)
     protocols = [chosen]
     if report_optimism and chosen.name != "paper":
         protocols.append(find_protocol("paper"))

@@ -88,9 +88,8 @@ def describe_differences(differences: Sequence[Difference], results: Sequence[Re
     """Return a plain sentence on which differences the data support."""
     best = results[differences[0].first].title
     supported = [difference for difference in differences if difference.p_holm <= SIGNIFICANCE]
-    others = (
-        "the best rows of the other systems" if _systems(results, differences) > 1 else "the other layers"
-    )
+    several = _systems(results, differences) > 1
+    others = "the best rows of the other systems" if several else "the other layers"
     comparisons = f"{len(differences)} comparison{'s' if len(differences) > 1 else ''}"
     how = f"permutation test over speakers, corrected for {comparisons} by Holm"
     if not supported:
@@ -100,8 +99,14 @@ def describe_differences(differences: Sequence[Difference], results: Sequence[Re
         )
     named = "; ".join(results[difference.second].title for difference in supported[:5])
     more = f"; and {len(supported) - 5} more" if len(supported) > 5 else ""
+    if len(differences) == 1:
+        beaten = "the best row of the other system" if several else "the other layer"
+    elif len(supported) == len(differences):
+        beaten = f"all of {others}"
+    else:
+        beaten = f"{len(supported)} of {len(differences)} of {others}"
     return (
-        f"The data support that {best} is better than {len(supported)} of {len(differences)} of {others} "
+        f"The data support that {best} is better than {beaten} "
         f"({how}: p ≤ {max(difference.p_holm for difference in supported):.3f}): {named}{more}."
     )
 

@@ -25,7 +25,7 @@ def make_notes(
     partial = [fold.name for fold in folds if len(set(selection.targets[fold.test])) < len(selection.labels)]
     if partial:
         yield (
-            f"{len(partial)} of {len(folds)} folds test some labels only, so means over folds average fewer "
+            f"{len(partial)} of {len(folds)} folds {'tests' if len(partial) == 1 else 'test'} some labels only, so means over folds average fewer "
             "recalls there; pooled scores don't."
         )
     honest = [row for row in results if row.protocol == protocol.name and row.selection != "none"]

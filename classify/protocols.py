@@ -61,6 +61,8 @@ class Protocol:
     optimistic : bool
         Whether speakers are in both parts, so that scores say nothing about new ones. Where ``disjoint`` is
         empty too, even exact copies of a recording are let through.
+    told : bool
+        Whether the audit lists the folds, because the protocol's name doesn't say who is in which.
     divide : callable
         From the table and a seed to folds.
     """
@@ -69,6 +71,7 @@ class Protocol:
     claim: str
     disjoint: tuple[str, ...]
     optimistic: bool = False
+    told: bool = False
     divide: Callable[[UtteranceTable, int], list[Fold]]
 
 
@@ -142,7 +145,8 @@ def make_folds(protocol: Protocol, table: UtteranceTable, *, random_state: int =
                 f"--exclude-label {lacking[0]} or choose another protocol."
             )
             raise ValueError(msg)
-    return folds, audit(folds, table, protocol)
+    listed = f" The folds test {'; '.join(fold.name for fold in folds)}." if protocol.told else ""
+    return folds, audit(folds, table, protocol) + listed
 
 
 def _known(table: UtteranceTable, column: str, protocol: str, *, at_least: int = 2) -> Column:
@@ -219,6 +223,7 @@ def _speaker_k_fold(name: str) -> Protocol:
         f"of {k} parts of the speakers, has not heard.",
         disjoint=("speakers",),
         divide=divide,
+        told=True,
     )
 
 
@@ -384,6 +389,7 @@ def _emobox(name: str) -> Protocol:
         "folds, so that they stand beside its published ones.",
         disjoint=("speakers",),
         divide=divide,
+        told=True,
     )
 
 

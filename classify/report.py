@@ -112,7 +112,7 @@ def _refuse_another_run(folder: Path, text: str | None = None) -> None:
         return
     msg = (
         f"{folder}: already holds {', '.join(there)} of another run. "
-        "Choose another folder, or allow overwriting to replace them."
+        "Choose another folder, or allow overwriting (--overwrite) to replace them."
     )
     raise FileExistsError(msg)
 

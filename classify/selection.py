@@ -93,7 +93,7 @@ def select(
         raise CacheError(msg)
     for name, cache in caches.items():
         if missing := len(cache) - len(shared):
-            notes.append(f"{missing} utterances of {name} are not in every cache, and are left out.")
+            notes.append(_told(missing, "{n} of {of} {are} not in every cache, and {are} left out.", of=name))
     rows = {
         name: np.flatnonzero(np.isin(cache.utterance_ids, sorted(shared))) for name, cache in caches.items()
     }
@@ -107,10 +107,10 @@ def select(
         notes.append(f"{old} counts as {new}.")
     for label in exclude_labels:
         _require_known(label, labels, "exclude", first)
-    if unlabelled := np.count_nonzero(labels == ""):
-        notes.append(f"{unlabelled} utterances have no label, and are left out.")
-    if excluded := np.count_nonzero(np.isin(labels, list(exclude_labels))):
-        notes.append(f"{excluded} utterances of {', '.join(exclude_labels)} are left out.")
+    if unlabelled := int(np.count_nonzero(labels == "")):
+        notes.append(_told(unlabelled, "{n} {have} no label, and {are} left out."))
+    if excluded := int(np.count_nonzero(np.isin(labels, list(exclude_labels)))):
+        notes.append(_told(excluded, "{n} of {of} {are} left out.", of=", ".join(exclude_labels)))
     keep = np.flatnonzero(~np.isin(labels, ["", *exclude_labels]))
     columns = {name: values[keep] for name, values in columns.items()} | {"labels": labels[keep].astype(str)}
 
@@ -145,10 +145,20 @@ def _losses(name: str, cache: "FeatureCache") -> list[str]:
     if not cache.complete:
         losses.append(f"{name} is not complete: its extraction has not finished.")
     if failures := len(cache.failures):
-        losses.append(f"{failures} utterances are not in {name}, because their audio can't be used.")
+        losses.append(_told(failures, "{n} {are} not in {of}, because {their} audio can't be used.", of=name))
     if duplicates := len(cache.duplicates):
-        losses.append(f"{duplicates} utterances are not in {name}, because they are exact copies of others.")
+        copies = "an exact copy of another" if duplicates == 1 else "exact copies of others"
+        losses.append(
+            _told(duplicates, "{n} {are} not in {of}, because {they} {are} {copies}.", of=name, copies=copies)
+        )
     return losses
+
+
+def _told(count: int, sentence: str, **words: str) -> str:
+    """Return a sentence on so many utterances."""
+    one = {"n": "1 utterance", "are": "is", "have": "has", "their": "its", "they": "it"}
+    many = {"n": f"{count} utterances"} | {plural: plural for plural in ("are", "have", "their", "they")}
+    return sentence.format(**(one if count == 1 else many), **words)
 
 
 def _require_agreement(caches: "Mapping[str, FeatureCache]", rows: Mapping[str, NDArray[np.intp]]) -> None:

@@ -45,6 +45,7 @@ def test_fit_prints_a_table_to_pipe_and_tells_the_rest_on_standard_error(fitted)
     assert float(best["balanced_accuracy"]) == max(scored)
     assert "tells 3 emotions apart with" in done.err
     assert "4 speakers are few" in done.err
+    assert "leave-one-speaker-out: Checked in all 4 folds: no speaker and no exact copy" in done.err
     assert f"fitted again on all utterances: {path / 'bundle'}" in done.err
     assert not re.search(r"[\x1b\r]", done.out + done.err)
 

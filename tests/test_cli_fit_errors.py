@@ -153,7 +153,7 @@ def test_leaving_the_rare_label_out_is_a_remedy_that_works(sslfeat: Call, tmp_pa
     options = ["--classifier", "gaussian-nb", "--jobs", 1, "--exclude-label", "joy"]
     done = sslfeat("fit", path, "-o", tmp_path / "results", *options)
     assert done.status == 0
-    assert "1 utterances of joy are left out." in done.err
+    assert "1 utterance of joy is left out." in done.err
 
 
 def test_caches_that_do_not_belong_together(fails, tmp_path):
@@ -181,7 +181,7 @@ def test_fit_refuses_its_output_before_the_work(fails, cache_path, results_dir, 
     (tmp_path / "file").touch()
     before = {path: path.read_bytes() for path in results_dir.rglob("*") if path.is_file()}
     for output, match in {
-        results_dir: r"already holds results\.json, .* of another run\. Choose another folder, or allow overwriting",
+        results_dir: r"already holds results\.json, .* of another run\. Choose another folder, or allow overwriting \(--overwrite\)",
         other: r"already holds report\.md of another run\.",
         tmp_path / "file": r"results need a folder\. This is a file; choose another name\.",
         tmp_path

@@ -206,7 +206,7 @@ def test_notes_say_what_a_reader_must_know(make_cache):
     drop = {f"emodb/00t{text}fear": {"label": "joy"} for text in range(4)}
     notes = compare([make_cache("one", change=drop)], classifiers=["majority"], layers=[0, 1]).notes
     assert any(note.startswith("6 speakers are few: the intervals can't be trusted") for note in notes)
-    assert any(note.startswith("1 of 6 folds test some labels only") for note in notes)
+    assert any(note.startswith("1 of 6 folds tests some labels only") for note in notes)
 
 
 def test_what_is_not_there_fails_before_any_work(make_cache):
@@ -217,6 +217,7 @@ def test_what_is_not_there_fails_before_any_work(make_cache):
         ({"poolings": ["max"]}, CacheError, r"one.h5: no pooling 'max'; stored are mean, std"),
         ({"classifiers": ["magic"]}, ValueError, "classifier must be one of"),
         ({"protocol": "loso"}, ValueError, "protocol must be one of"),
+        ({"n_jobs": 0}, ValueError, "n_jobs must be a number of processes, or -1 for all cores. Got 0"),
     ):
         with pytest.raises(error, match=message):
             compare([cache], **({"classifiers": ["majority"]} | options))

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import numpy as np
@@ -6,6 +7,7 @@ from scipy import stats
 
 import classify.compare
 from classify.differences import describe_differences, find_differences
+from classify.results import Difference
 from classify.statistics import adjust_holm, count_confusions, permutation_test, score_confusions
 
 compare = functools.partial(classify.compare.compare, baselines=False)
@@ -62,9 +64,32 @@ def test_a_supported_difference_is_named(make_cache):
     caches = [make_cache("one"), make_cache("two", shared=False)]
     comparison = compare(caches, classifiers=["ridge"], layers=[2])
     assert comparison.notes[-1] == (
-        "The data support that one, layer 2, mean, ridge is better than 1 of 1 of the best rows of the other systems "
+        "The data support that one, layer 2, mean, ridge is better than the best row of the other system "
         "(permutation test over speakers, corrected for 1 comparison by Holm: p ≤ 0.031): two, layer 2, mean, ridge."
     )
+
+
+@pytest.mark.parametrize(
+    ("rivals", "beaten"),
+    [
+        ([("two", True)], "the best row of the other system"),
+        ([("two", True), ("three", True)], "all of the best rows of the other systems"),
+        ([("two", True), ("three", False)], "1 of 2 of the best rows of the other systems"),
+        ([("one", True)], "the other layer"),
+        ([("one", True), ("one", True)], "all of the other layers"),
+    ],
+)
+def test_a_sentence_counts_what_is_beaten(systems, rivals, beaten):
+    row = systems.results[0]
+    results = [
+        dataclasses.replace(row, cache=name, layer=i) for i, (name, _) in enumerate([("one", 0), *rivals])
+    ]
+    differences = [
+        Difference(first=0, second=i, difference=0.1, p_permutation=p, p_resampled_t=p, p_holm=p)
+        for i, (_, supported) in enumerate(rivals, 1)
+        for p in [0.01 if supported else 0.5]
+    ]
+    assert f"is better than {beaten} (permutation" in describe_differences(differences, results)
 
 
 def test_layers_of_one_system_are_tested_among_themselves(make_cache):

@@ -251,6 +251,10 @@ def test_the_audit_says_what_it_checked_and_what_is_shared():
         "Checked in all 6 folds: no speaker and no exact copy of a recording is in both parts. "
         "4 of 4 sentences are, which may help."
     )
+    dealt = find_protocol("speaker-3-fold")
+    folds, sentence = make_folds(dealt, table)
+    assert sentence.endswith(f" The folds test {'; '.join(fold.name for fold in folds)}.")
+    assert sentence.count("emodb:") == 6
     assert "6 of 6 speakers are." in make_folds(find_protocol("leave-one-text-out"), table)[1]
     assert make_folds(find_protocol("paper"), table)[1].startswith("Nothing is kept apart: 6 of 6 speakers")
 

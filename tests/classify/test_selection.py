@@ -36,9 +36,9 @@ def test_what_is_missing_is_noted(make_cache):
     assert "emodb/00t0anger" not in chosen.table.utterance_ids
     assert chosen.notes == (
         "one is not complete: its extraction has not finished.",
-        "1 utterances are not in one, because their audio can't be used.",
-        "1 utterances are not in one, because they are exact copies of others.",
-        "1 utterances have no label, and are left out.",
+        "1 utterance is not in one, because its audio can't be used.",
+        "1 utterance is not in one, because it is an exact copy of another.",
+        "1 utterance has no label, and is left out.",
     )
 
 
