@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,16 @@ FACTORIES: dict[str, Factory] = {
     "nearest-centroid": lambda _seed: _scaled(NearestCentroid()),
     "random-forest": lambda seed: RandomForestClassifier(random_state=seed),
     "extra-trees": lambda seed: ExtraTreesClassifier(random_state=seed),
-    # Hundreds of utterances fill few bins: 31 of them and small trees cost a sixth of the defaults.
+    # Hundreds of utterances fill few bins, and among hundreds of features any tenth has a good one to split by. On Emo-DB
+    # (wav2vec2-base drawn at random, and the encoder in the package) this scores as 50 rounds of 31 bins and all
+    # features do, for half of the work, and those cost a sixth of scikit-learn's defaults.
     "hist-gradient-boosting": lambda seed: HistGradientBoostingClassifier(
-        max_iter=50, max_bins=31, max_leaf_nodes=8, random_state=seed
+        learning_rate=0.2,
+        max_iter=30,
+        max_leaf_nodes=8,
+        max_bins=15,
+        max_features=0.1,
+        random_state=seed,
     ),
     "gaussian-nb": lambda _seed: GaussianNB(),
     "majority": lambda _seed: DummyClassifier(strategy="most_frequent"),
@@ -71,9 +78,15 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "nearest-centroid": {"nearestcentroid__shrink_threshold": [None, 0.5, 2.0]},
     "random-forest": {"max_features": ["sqrt", 0.1]},
     "extra-trees": {"max_features": ["sqrt", 0.1]},
-    "hist-gradient-boosting": {"learning_rate": [0.05, 0.2]},
+    "hist-gradient-boosting": {"learning_rate": [0.1, 0.2]},
     "gaussian-nb": {"var_smoothing": [1e-9, 0.01, 1.0]},
 }
+
+
+def named(names: Sequence[str]) -> tuple[str, ...]:
+    """Return each name once, and for ``all`` the whole menu, without what is a baseline or needs frames."""
+    menu = [name for name in FACTORIES | MIXERS if name not in BASELINES]
+    return tuple(dict.fromkeys(one for name in names for one in (menu if name == "all" else [name])))
 
 
 def make_classifier(name: str, *, random_state: int = 0, class_weight: str | None = None) -> BaseEstimator:

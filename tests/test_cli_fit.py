@@ -13,6 +13,7 @@ import pytest
 
 import cli
 from cache import FeatureCache
+from classify.estimators import named
 from classify.results import Comparison
 from tests.conftest import Outcome
 
@@ -48,6 +49,13 @@ def test_fit_prints_a_table_to_pipe_and_tells_the_rest_on_standard_error(fitted)
     assert "leave-one-speaker-out: Checked in all 4 folds: no speaker and no exact copy" in done.err
     assert f"fitted again on all utterances: {path / 'bundle'}" in done.err
     assert not re.search(r"[\x1b\r]", done.out + done.err)
+
+
+def test_fit_compares_the_whole_menu(sslfeat: Call, cache_path, tmp_path):
+    options = ["--classifier", "all", "--layer", "1", "--jobs", "1", "--quiet"]
+    done = sslfeat("fit", cache_path, "-o", tmp_path / "results", *options)
+    assert done.status == 0
+    assert [row["classifier"] for row in lines(done.out)] == [*named(["all"]), "majority", "duration"]
 
 
 def test_fit_writes_every_file_and_nothing_else(results_dir):

@@ -7,7 +7,7 @@ from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from classify.estimators import FACTORIES, GRIDS, fit_arguments, make_classifier
+from classify.estimators import FACTORIES, GRIDS, fit_arguments, make_classifier, named
 
 
 def make_pipeline_of_own():
@@ -41,6 +41,14 @@ def test_every_entry_of_the_menu_learns_and_repeats_itself(name):
     np.testing.assert_array_equal(predicted, second.fit(X[::2], y[::2]).predict(X[1::2]))
     accuracy = (predicted == y[1::2]).mean()
     assert accuracy == pytest.approx(1 / 3, abs=0.1) if name == "majority" else accuracy > 0.6
+
+
+def test_all_is_the_menu_of_pooled_features_each_once():
+    menu = named(["svm", "all", "svm", "sklearn.svm:NuSVC"])
+    assert menu[0] == "svm"
+    assert menu[-1] == "sklearn.svm:NuSVC"
+    assert sorted(menu[:-1]) == sorted({*FACTORIES, "weighted-sum"} - {"majority"})
+    assert named(["knn", "majority"]) == ("knn", "majority")
 
 
 @pytest.mark.parametrize("name", ["feedforward", "random-forest", "hist-gradient-boosting"])
