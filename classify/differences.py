@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from classify.results import Difference, Folds, Result
 from classify.statistics import (
-    adjust_holm,
     count_confusions,
-    permutation_test,
+    exchange_test,
     resampled_t_test,
     score_confusions,
+    share_scores,
 )
 
 SIGNIFICANCE = 0.05
@@ -29,8 +29,8 @@ def find_differences(
 ) -> tuple[Difference, ...]:
     """Test the best row against the best of every other system, or against its own other layers where there is one system.
 
-    A system is a cache, a pooling and a classifier. Rows of one system differ by their layer: to test them all
-    would pay for many comparisons with few speakers, and answer a question that few ask.
+    A system is a cache, a pooling and a classifier; its rows differ by their layer. Best rows are picked by the
+    scores that are tested, so p values are corrected over all pairs of rows, those included that are not listed.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def find_differences(
     tuple of Difference
         Smallest p value first; empty where there is nothing to compare.
     """
-    rivals = _rivals(results, folds.protocol)
-    if len(rivals) < 2:
+    rows = _tested(results, folds.protocol)
+    if len(rows) < 2:
         return ()
     names, numbers = np.unique(speakers, return_inverse=True)
     tested_in = np.array(folds.tested_in)
@@ -63,37 +63,41 @@ def find_differences(
     def fold_scores(row: int) -> NDArray[np.float64]:
         return score_confusions(counts(row, fold_numbers, len(folds.names)))[:, 1]
 
-    best, *others = rivals
-    by_speaker = {row: counts(row, numbers[utterances], len(names)) for row in rivals}
-    p_values = [
-        permutation_test(by_speaker[best], by_speaker[other], random_state=random_state) for other in others
-    ]
+    shares = np.array([share_scores(counts(row, numbers[utterances], len(names))) for row in rows])
+    heard = np.isin(np.arange(len(names)), numbers[utterances])
+    plain, corrected = exchange_test(shares[:, heard], random_state=random_state)
+    best, *others = _rivals(results, rows)
+    place = {row: i for i, row in enumerate(rows)}
     differences = [
         Difference(
             first=best,
             second=other,
             difference=results[best].balanced_accuracy.value - results[other].balanced_accuracy.value,
-            p_permutation=p_value,
-            p_holm=float(adjusted),
+            p_permutation=float(plain[place[best], place[other]]),
+            p_corrected=float(corrected[place[best], place[other]]),
             p_resampled_t=resampled_t_test(fold_scores(best) - fold_scores(other), test_share=test_share)
             if len(folds.names) > 1
             else None,
         )
-        for other, p_value, adjusted in zip(others, p_values, adjust_holm(np.array(p_values)), strict=True)
+        for other in others
     ]
-    return tuple(sorted(differences, key=lambda difference: difference.p_permutation))
+    return tuple(
+        sorted(differences, key=lambda difference: (difference.p_corrected, difference.p_permutation))
+    )
 
 
 def describe_differences(differences: Sequence[Difference], results: Sequence[Result]) -> str:
     """Return a plain sentence on which differences the data support."""
     best = results[differences[0].first].title
-    supported = [difference for difference in differences if difference.p_holm <= SIGNIFICANCE]
+    supported = [difference for difference in differences if difference.p_corrected <= SIGNIFICANCE]
     several = _systems(results, differences) > 1
     others = "the best rows of the other systems" if several else "the other layers"
-    comparisons = f"{len(differences)} comparison{'s' if len(differences) > 1 else ''}"
-    how = f"permutation test over speakers, corrected for {comparisons} by Holm"
+    protocol = results[differences[0].first].protocol
+    num_rows = len(_tested(results, protocol))
+    how = "permutation test over speakers"
+    how += f", corrected for picking the best out of {num_rows} rows" if num_rows > 2 else ""
     if not supported:
-        smallest = min(difference.p_holm for difference in differences)
+        smallest = min(difference.p_corrected for difference in differences)
         return (
             f"The data don't support that {best} is better than any of {others} ({how}: p ≥ {smallest:.3f})."
         )
@@ -107,17 +111,20 @@ def describe_differences(differences: Sequence[Difference], results: Sequence[Re
         beaten = f"{len(supported)} of {len(differences)} of {others}"
     return (
         f"The data support that {best} is better than {beaten} "
-        f"({how}: p ≤ {max(difference.p_holm for difference in supported):.3f}): {named}{more}."
+        f"({how}: p ≤ {max(difference.p_corrected for difference in supported):.3f}): {named}{more}."
     )
 
 
-def _rivals(results: Sequence[Result], protocol: str) -> list[int]:
-    rows = [i for i, row in enumerate(results) if row.protocol == protocol and row.selection != "none"]
-    rows.sort(key=lambda i: -results[i].balanced_accuracy.value)
+def _tested(results: Sequence[Result], protocol: str) -> list[int]:
+    return [i for i, row in enumerate(results) if row.protocol == protocol and row.selection != "none"]
+
+
+def _rivals(results: Sequence[Result], rows: Sequence[int]) -> list[int]:
+    ranked = sorted(rows, key=lambda i: -results[i].balanced_accuracy.value)
     if len({_system(results[i]) for i in rows}) == 1:
-        return rows
+        return ranked
     best_of: dict[tuple[object, ...], int] = {}
-    for i in rows:
+    for i in ranked:
         best_of.setdefault(_system(results[i]), i)
     return list(best_of.values())
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 RESULTS_FORMAT = "sslfeat-results"
 RESULTS_VERSION = 1
+OLD_NAMES = {"p_holm": "p_corrected"}  # of fields that were renamed
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,17 +202,18 @@ class Difference:
         Pooled balanced accuracy of the first less that of the second.
     p_permutation : float
         Two-sided p value of exchanging the two rows' predictions speaker by speaker.
-    p_holm : float
-        The same, corrected for all differences of the comparison.
+    p_corrected : float
+        The same, corrected over all pairs of the protocol's rows; see ``exchange_test``.
     p_resampled_t : float or None
-        Two-sided p value of the corrected resampled t test over folds; None with one fold.
+        Two-sided p value of the corrected resampled t test over folds; None with one fold, or where all folds
+        differ by the same.
     """
 
     first: int
     second: int
     difference: float
     p_permutation: float
-    p_holm: float
+    p_corrected: float
     p_resampled_t: float | None
 
 
@@ -329,7 +331,10 @@ class Comparison:
             raise ValueError(msg)
         try:
             record["folds"] = tuple(Folds(**_tuples(folds)) for folds in record["folds"])
-            record["differences"] = tuple(Difference(**values) for values in record["differences"])
+            record["differences"] = tuple(
+                Difference(**{OLD_NAMES.get(name, name): value for name, value in values.items()})
+                for values in record["differences"]
+            )
             record["results"] = tuple(_result(result) for result in record["results"])
             if record.get("projection") is not None:
                 record["projection"] = Projection(**_tuples(record["projection"]))

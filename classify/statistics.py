@@ -9,6 +9,7 @@ from classify.results import Estimate, Spread
 Counts = NDArray[np.int64]
 SCORES = ("accuracy", "balanced_accuracy", "f1_macro")
 LEVEL = 0.95
+MOST_EXCHANGES = 2 * 10**8  # of pairs of rows: seconds
 FEW_SPEAKERS = 20  # below it the interval's coverage in simulations falls short of what it says
 
 
@@ -99,44 +100,78 @@ def spread_scores(confusions: Counts) -> tuple[Spread, Spread, Spread]:
     )
 
 
-def permutation_test(
-    first: Counts, second: Counts, *, num_permutations: int = 9999, random_state: int = 0
-) -> float:
-    """Return the two-sided p value of a permutation test between two rows' balanced accuracy.
-
-    Under the null hypothesis each speaker's predictions could as well have come from the other row. All
-    exchanges are tried where there are no more than ``num_permutations``, else as many random ones, counted
-    with the observed one (Phipson and Smyth, 2010, "Permutation p-values should never be zero").
+def share_scores(confusions: Counts) -> NDArray[np.float64]:
+    """Return what each group adds to the pooled balanced accuracy, shape (..., group); the sum is the score.
 
     Parameters
     ----------
-    first, second : ndarray of shape (speaker, label, label)
-        Counts of the two rows, over the same speakers and utterances.
-    num_permutations, random_state : int
+    confusions : ndarray of shape (..., group, label, label)
     """
-    n, shape = len(first), first.shape[1:]
-    flat = first.reshape(n, -1), second.reshape(n, -1)
-    if exact := 2**n <= num_permutations:
-        exchanged = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    true = confusions.sum((-3, -1))
+    weights = np.where(true > 0, 1 / np.maximum(true, 1), 0) / (true > 0).sum(-1, keepdims=True)
+    shares: NDArray[np.float64] = np.einsum("...gll,...l->...g", confusions, weights)
+    return shares
+
+
+def exchange_test(
+    shares: NDArray[np.floating], *, num_permutations: int = 9999, random_state: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the two-sided p values of a permutation test between every two rows, as they are and corrected.
+
+    Under the null hypothesis of a pair each speaker's predictions could as well have come from the other row. All
+    exchanges are tried where there are no more than ``num_permutations``, else as many random ones, counted
+    with the observed one (Phipson and Smyth, 2010, "Permutation p-values should never be zero").
+
+    Every pair sees the same exchanges, so that the largest difference among them is seen too: the corrected p value is
+    how often some pair would differ as much. It pays for all pairs, and so for picking the best row, and the best
+    layer of each system, by the scores that are tested. Pairs of larger differences are out of the count for smaller
+    ones: the step-down procedure of Westfall and Young (1993), "Resampling-based multiple testing", section 2.6. It
+    is Holm's with the distribution of the largest difference in place of Bonferroni's bound on it, so rows that
+    agree with each other cost little.
+
+    Parameters
+    ----------
+    shares : ndarray of shape (row, speaker)
+        What each speaker adds to a row's score, as ``share_scores`` gives it.
+    num_permutations : int
+        With many rows fewer are drawn, so that pairs times exchanges stay within ``MOST_EXCHANGES``.
+    random_state : int
+
+    Returns
+    -------
+    tuple of two ndarrays of shape (row, row)
+        Both symmetric, with 1 on their diagonals.
+    """
+    m, n = shares.shape
+    first, second = np.triu_indices(m, 1)
+    limit = min(num_permutations, max(MOST_EXCHANGES // max(len(first), 1), 999))
+    # The other half of all exchanges changes every difference's sign, and no more.
+    if exact := 2 ** (n - 1) <= limit:
+        signs = 1 - 2 * ((np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1)
     else:
-        exchanged = np.random.default_rng(random_state).integers(0, 2, (num_permutations, n))
+        signs = np.random.default_rng(random_state).choice([-1, 1], (limit, n))
+    observed = np.abs(shares[first].sum(1) - shares[second].sum(1))
+    order = np.argsort(observed, kind="stable")
+    first, second = first[order], second[order]
+    # As large up to rounding: equal shares can be summed in another order.
+    observed = observed[order] - 1e-12
+    counts = np.zeros((2, len(first)), dtype=np.int64)
+    at_once = max(1, 2**22 // max(len(first), 1))
+    for start in range(0, len(signs), at_once):
+        scores = signs[start : start + at_once] @ shares.T
+        differences = np.abs(scores[:, first] - scores[:, second])
+        counts[0] += np.count_nonzero(differences >= observed, axis=0)
+        largest = np.maximum.accumulate(differences, axis=1, out=differences)
+        counts[1] += np.count_nonzero(largest >= observed, axis=0)
+    p_values = counts / len(signs) if exact else (counts + 1) / (len(signs) + 1)
+    p_values[1] = np.maximum.accumulate(p_values[1, ::-1])[::-1]
+    tables = np.ones((2, m, m))
+    tables[:, first, second] = tables[:, second, first] = p_values
+    return tables[0], tables[1]
 
-    def differences(exchange: NDArray[np.integer]) -> NDArray[np.float64]:
-        moved = exchange @ (flat[1] - flat[0])
-        scores = [
-            score_confusions(matrices.reshape(-1, *shape))[:, 1]
-            for matrices in (flat[0].sum(0) + moved, flat[1].sum(0) - moved)
-        ]
-        return np.asarray(scores[0] - scores[1])
 
-    observed = abs(differences(np.zeros((1, n), dtype=np.int64))[0])
-    # As large up to rounding: equal counts can be summed in another order.
-    extreme = np.count_nonzero(np.abs(differences(exchanged)) >= observed - 1e-12)
-    return float(extreme / len(exchanged) if exact else (extreme + 1) / (len(exchanged) + 1))
-
-
-def resampled_t_test(differences: NDArray[np.floating], *, test_share: float) -> float:
-    """Return the two-sided p value of the corrected resampled t test.
+def resampled_t_test(differences: NDArray[np.floating], *, test_share: float) -> float | None:
+    """Return the two-sided p value of the corrected resampled t test; None where all folds differ alike, and not by 0.
 
     Nadeau and Bengio (2003), "Inference for the generalization error", Machine Learning 52, section 5: folds
     share training data, so the variance of the mean is ``(1 / k + n_test / n_train) s²``, not ``s² / k``.
@@ -158,18 +193,7 @@ def resampled_t_test(differences: NDArray[np.floating], *, test_share: float) ->
         msg = f"the corrected resampled t test needs at least two folds. Got {k} instead."
         raise ValueError(msg)
     mean, variance = differences.mean(), differences.var(ddof=1)
-    if variance == 0:
-        return 1.0 if mean == 0 else 0.0
+    # Equal up to rounding: without a variance nothing says what chance would do.
+    if np.ptp(differences) <= 1e-12:
+        return 1.0 if abs(mean) <= 1e-12 else None
     return float(2 * stats.t.sf(abs(mean) / np.sqrt((1 / k + test_share) * variance), k - 1))
-
-
-def adjust_holm(p_values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return p values of a family of tests, adjusted for their number by Holm's step-down procedure.
-
-    Holm (1979), "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6.
-    """
-    order = np.argsort(p_values)
-    factors = len(p_values) - np.arange(len(p_values))
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factors), 1)
-    return adjusted

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from classify.results import Comparison, Estimate, Folds, Result, Spread
+from classify.results import Comparison, Difference, Estimate, Folds, Result, Spread
 
 
 def make_result(**changes):
@@ -118,3 +118,12 @@ def test_a_row_without_its_score_is_refused():
     del record["results"][0]["accuracy"]
     with pytest.raises(ValueError, match=r"must have the fields of a comparison.*accuracy"):
         Comparison.from_json(json.dumps(record))
+
+
+def test_a_field_is_read_under_the_name_that_it_had():
+    comparison = make_comparison([make_result(), make_result(layer=3)])
+    difference = Difference(
+        first=0, second=1, difference=0.1, p_permutation=0.01, p_corrected=0.02, p_resampled_t=None
+    )
+    comparison = dataclasses.replace(comparison, differences=(difference,))
+    assert Comparison.from_json(comparison.to_json().replace("p_corrected", "p_holm")) == comparison

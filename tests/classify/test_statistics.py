@@ -6,12 +6,12 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
 from classify.statistics import (
-    adjust_holm,
     count_confusions,
     estimate_scores,
-    permutation_test,
+    exchange_test,
     resampled_t_test,
     score_confusions,
+    share_scores,
     spread_scores,
 )
 
@@ -120,7 +120,15 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(speakers):
     assert 0.92 <= covered / trials <= 0.98
 
 
-def test_permutation_test_is_scipys():
+def test_shares_of_groups_add_up_to_the_score():
+    counts = np.stack([confusions_of(*make_predictions(seed, skill=0.4 + seed / 5)) for seed in range(3)])
+    counts[:, :, 2] = 0  # a label that no one said
+    shares = share_scores(counts)
+    assert shares.shape == (3, 8)
+    np.testing.assert_allclose(shares.sum(-1), score_confusions(counts.sum(1))[:, 1])
+
+
+def test_exchanges_of_two_rows_are_scipys_permutation_test():
     first = confusions_of(*make_predictions(0, skill=0.7))
     truth, _, speaker = make_predictions(0, skill=0.7)
     second = confusions_of(truth, np.where(np.random.default_rng(4).random(300) < 0.55, truth, 0), speaker)
@@ -137,26 +145,83 @@ def test_permutation_test_is_scipys():
     theirs = stats.permutation_test(
         (np.ones(8),), statistic, permutation_type="samples", vectorized=True, n_resamples=np.inf
     )
-    assert permutation_test(first, second) == pytest.approx(theirs.pvalue)
+    for p_values in exchange_test(share_scores(np.stack([first, second]))):
+        np.testing.assert_allclose(p_values, [[1, theirs.pvalue], [theirs.pvalue, 1]])
 
 
-def test_permutation_test_by_sampling_comes_close_to_all_exchanges():
+def test_random_exchanges_come_close_to_all_of_them():
     generator = np.random.default_rng(0)
-    first, second = (generator.integers(0, 6, (10, 3, 3)) + np.eye(3, dtype=int) * more for more in (4, 2))
-    exact = permutation_test(first, second)
-    assert permutation_test(first, second, num_permutations=1000) == pytest.approx(exact, abs=0.04)
-    assert permutation_test(first, first) == 1
-    assert 0 < permutation_test(first, first * 0 + np.eye(3, dtype=int) * 9, num_permutations=500) < 0.05
+    shares = generator.normal([[0.5], [0.6], [0.7], [1.3]], 0.5, (4, 11))
+    for some, every in zip(exchange_test(shares, num_permutations=1000), exchange_test(shares), strict=True):
+        np.testing.assert_allclose(some, every, atol=0.04)
+    for p_values in exchange_test(shares[[0, 0]]):
+        assert (p_values == 1).all()
 
 
-def test_permutation_test_is_right_as_often_as_it_says_where_there_is_no_difference():
-    generator = np.random.default_rng(1)
-    p_values = []
-    for _ in range(300):
-        counts = generator.multinomial(12, [0.4, 0.1, 0.1, 0.4], (2, 8)).reshape(2, 8, 2, 2)
-        p_values.append(permutation_test(*counts))
-    for level in (0.05, 0.2):
-        assert np.mean(np.array(p_values) <= level) <= level + 2.5 * np.sqrt(level * (1 - level) / 300)
+def test_corrected_p_values_are_those_of_the_step_down_procedure_done_plainly():
+    shares = np.random.default_rng(3).normal([[0.0], [0.1], [0.15], [0.6]], 0.3, (4, 6))
+    pairs = list(itertools.combinations(range(4), 2))
+    gaps = {(i, j): shares[i] - shares[j] for i, j in pairs}
+    flips = list(itertools.product([1, -1], repeat=6))
+
+    def p_value(pair, among):
+        observed = abs(gaps[pair].sum()) - 1e-12
+        return np.mean([max(abs(gaps[one] @ flip) for one in among) >= observed for flip in flips])
+
+    plain, corrected = exchange_test(shares)
+    left, worst = sorted(pairs, key=lambda pair: -abs(gaps[pair].sum())), 0.0
+    while left:
+        worst = max(worst, p_value(left[0], left))
+        assert corrected[left[0]] == corrected[left[0][::-1]] == pytest.approx(worst)
+        assert plain[left[0]] == pytest.approx(p_value(left[0], left[:1]))
+        assert worst >= plain[left[0]]
+        left = left[1:]
+
+
+def draw_shares(generator, systems, *, speakers=24, gain=0.0):
+    """What speakers add to the scores of rows that differ in skill by nothing but the first system's gain.
+
+    Systems hold so many rows each. Some speakers, and some of 4 x 10 utterances, are hard for all rows; some speakers
+    are hard for one system, or for one row, only.
+    """
+    hard = generator.normal(0, 0.7, (speakers, 1)) + 1.5 * generator.normal(size=(speakers, 40))
+    shares = []
+    for place, rows in enumerate(systems):
+        for_system = generator.normal(0, 0.25, (speakers, 1))
+        for _ in range(rows):
+            logit = 0.5 + gain * (place == 0) + hard + for_system + generator.normal(0, 0.25, (speakers, 1))
+            right = generator.random((speakers, 40)) < 1 / (1 + np.exp(-logit))
+            shares.append(right.mean(1) / speakers)
+    return np.array(shares)
+
+
+def best_against_worst(systems, trials, **world):
+    """Return how often the data support that the best row is better than at least one other."""
+    generator = np.random.default_rng(sum(systems))
+    found = 0
+    for _ in range(trials):
+        shares = draw_shares(generator, systems, **world)
+        _, p_values = exchange_test(shares, num_permutations=299)
+        found += p_values[shares.sum(1).argmax()].min() <= 0.05
+    return found / trials
+
+
+@pytest.mark.parametrize("systems", [[1, 1], [13, 1], [13], [1] * 13, [25, 1]], ids=str)
+def test_equal_rows_are_told_apart_no_more_often_than_stated(systems):
+    # Whichever of them is the best one, and whichever layer was picked: 5 % and the error of the simulation.
+    assert best_against_worst(systems, 400) <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 400)
+
+
+@pytest.mark.parametrize("systems", [[1, 1], [13, 13]], ids=str)
+def test_a_system_that_is_better_is_found_among_many_rows(systems):
+    generator = np.random.default_rng(0)
+    found = 0
+    for _ in range(50):
+        shares = draw_shares(generator, systems, gain=0.8)
+        _, p_values = exchange_test(shares, num_permutations=299)
+        scores, m = shares.sum(1), systems[0]
+        found += p_values[scores[:m].argmax(), m + scores[m:].argmax()] <= 0.05
+    assert found >= 40
 
 
 def test_resampled_t_test_without_its_correction_is_students():
@@ -167,19 +232,8 @@ def test_resampled_t_test_without_its_correction_is_students():
     corrected = differences.mean() / np.sqrt((1 / 10 + 1 / 9) * differences.var(ddof=1))
     assert resampled_t_test(differences, test_share=1 / 9) == pytest.approx(2 * stats.t.sf(abs(corrected), 9))
     assert resampled_t_test(np.zeros(4), test_share=0.25) == 1
-    assert resampled_t_test(np.full(4, 0.5), test_share=0.25) == 0
+    # Three gaps of 0.1, which are not equal to the last digit.
+    for alike in ([0.3 - 0.2, 0.4 - 0.3, 0.5 - 0.4], [0.01, 0.01]):
+        assert resampled_t_test(np.array(alike), test_share=1) is None
     with pytest.raises(ValueError, match=r"needs at least two folds. Got 1"):
         resampled_t_test(np.zeros(1), test_share=0.25)
-
-
-def test_holm_rejects_what_the_closed_test_of_bonferroni_rejects():
-    # Holm's procedure is the closed testing procedure over Bonferroni tests; ask that one by brute force.
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        p_values = generator.random(5) ** 3
-        adjusted = adjust_holm(p_values)
-        for i in range(5):
-            sets = [s for size in range(1, 6) for s in itertools.combinations(range(5), size) if i in s]
-            closed = max(min(1, len(s) * min(p_values[list(s)])) for s in sets)
-            assert adjusted[i] == pytest.approx(closed)
-    assert adjust_holm(np.array([])).size == 0
