@@ -193,8 +193,8 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
             make_classifier(classifier, class_weight=class_weight)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    check_results_dir(results_dir, overwrite=overwrite)
     unfinished = results_dir / "unfinished.jsonl"
+    check_results_dir(results_dir, overwrite=overwrite or unfinished.is_file())  # whose own results may be there
     with contextlib.ExitStack() as until_done:
         if train_paths:
             results_dir.mkdir(parents=True, exist_ok=True)
@@ -230,17 +230,20 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
                 command=shlex.join(["sslfeat", *sys.argv[1:]]),
                 progress=show,
             )
+        written = write_results(comparison, results_dir, overwrite=overwrite)
         best = comparison.best
         bundle: Bundle | None = None
         if not (unkept := why_not_kept(best)):
-            with warnings_as_lines():
-                bundle = Bundle.fit(name_caches(caches)[best.cache], best, exclude_labels=exclude_labels, merge_labels=merge_labels, random_state=seed, search=search, class_weight=class_weight)
-    written = write_results(comparison, results_dir, overwrite=overwrite)
-    unfinished.unlink(missing_ok=True)
+            try:
+                with warnings_as_lines():
+                    bundle = Bundle.fit(name_caches(caches)[best.cache], best, utterance_ids=comparison.utterance_ids, exclude_labels=exclude_labels, merge_labels=merge_labels, random_state=seed, search=search, class_weight=class_weight)
+            except ValueError as error:
+                unkept = str(error)
     if bundle is not None:
         bundle.save(results_dir / "bundle", overwrite=True)
     elif (results_dir / "bundle" / "bundle.json").is_file():
         shutil.rmtree(results_dir / "bundle")  # of the run whose results were replaced
+    unfinished.unlink(missing_ok=True)
     if sys.stdout.isatty():
         from rich.console import Console
 

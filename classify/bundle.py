@@ -90,13 +90,14 @@ class Bundle:
         cache: "FeatureCache",
         result: Result,
         *,
+        utterance_ids: Collection[str] | None = None,
         exclude_labels: Collection[str] = (),
         merge_labels: Mapping[str, str] | None = None,
         random_state: int = 0,
         search: str = "grid",
         class_weight: str | None = None,
     ) -> Self:
-        """Fit a row's classifier again, on all utterances of its cache.
+        """Fit a row's classifier again, on all utterances of the comparison.
 
         Where the row chose its layer or parameters inside each training part, they are chosen once more, in
         cross-validation over all speakers. A classifier that has margins and no probabilities is given some, by
@@ -108,6 +109,9 @@ class Bundle:
             The row's cache.
         result : Result
             A row of a comparison.
+        utterance_ids : collection of str, optional
+            Those of the comparison, which was about what several caches share: what one cache alone has was never
+            tested, a label of its own perhaps. All by default.
         exclude_labels, merge_labels, random_state, search, class_weight
             As the comparison was given them.
 
@@ -119,7 +123,12 @@ class Bundle:
         if reason := why_not_kept(result):
             msg = f"a bundle needs a row that can be one. {result.title} can't: {reason}; choose another row."
             raise ValueError(msg)
-        selection = select({cache.name: cache}, exclude_labels=exclude_labels, merge_labels=merge_labels)
+        selection = select(
+            {cache.name: cache},
+            exclude_labels=exclude_labels,
+            merge_labels=merge_labels,
+            utterance_ids=utterance_ids,
+        )
         rows = np.arange(len(selection.table))
         layers = cache.layers if result.selection == "best" else [result.layer or 0]
         task = Task(

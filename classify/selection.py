@@ -67,8 +67,9 @@ def select(
     *,
     exclude_labels: Collection[str] = (),
     merge_labels: Mapping[str, str] | None = None,
+    utterance_ids: Collection[str] | None = None,
 ) -> Selection:
-    """Find the utterances to compare on.
+    """Find the utterances to compare on, out of ``utterance_ids`` where they are given.
 
     Labels are merged first (old label to new one), then excluded. Utterances without a label are left out with a note.
 
@@ -111,7 +112,10 @@ def select(
         notes.append(_told(unlabelled, "{n} {have} no label, and {are} left out."))
     if excluded := int(np.count_nonzero(np.isin(labels, list(exclude_labels)))):
         notes.append(_told(excluded, "{n} of {of} {are} left out.", of=", ".join(exclude_labels)))
-    keep = np.flatnonzero(~np.isin(labels, ["", *exclude_labels]))
+    wanted = ~np.isin(labels, ["", *exclude_labels])
+    if utterance_ids is not None:
+        wanted &= np.isin(columns["utterance_ids"], list(utterance_ids))
+    keep = np.flatnonzero(wanted)
     columns = {name: values[keep] for name, values in columns.items()} | {"labels": labels[keep].astype(str)}
 
     names, targets = np.unique(columns["labels"], return_inverse=True)

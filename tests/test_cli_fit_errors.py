@@ -326,3 +326,27 @@ def test_an_interrupted_comparison_goes_on(sslfeat: Call, cache_path, results_di
     assert len(done_after) == 8 - 3  # two classifiers on three layers, and two baselines
     assert not (folder / "unfinished.jsonl").exists()
     assert (folder / "predictions.csv").read_text() == (results_dir / "predictions.csv").read_text()
+
+
+def test_results_are_there_where_no_bundle_can_be(sslfeat: Call, cache_path, tmp_path, monkeypatch):
+    from classify import Bundle
+
+    def stopped(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    def refused(*arguments: object, **options: object) -> None:
+        msg = "its training part has one label."
+        raise ValueError(msg)
+
+    folder = tmp_path / "results"
+    arguments = ["fit", cache_path, "-o", folder, "--classifier", "ridge", "--layer", 1, "--jobs", 1]
+    monkeypatch.setattr(Bundle, "fit", stopped)
+    assert sslfeat(*arguments).status == 130
+    before = (folder / "results.json").read_text()
+    monkeypatch.setattr(Bundle, "fit", refused)
+    done = sslfeat(*arguments)  # goes on, though it finds results
+    assert (done.status, (folder / "results.json").read_text()) == (0, before)
+    assert "; no bundle of emodb, layer 1, mean, ridge: its training part has one label.\n" in done.err
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "predictions.csv", "report.html", "report.md", "results.csv", "results.json", "table.tex",
+    ]  # fmt: skip

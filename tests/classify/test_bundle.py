@@ -111,6 +111,19 @@ def test_labels_are_merged_and_excluded_as_in_the_comparison(cache):
     assert Bundle.fit(cache, best, **chosen).labels == ("anger", "happiness")
 
 
+def test_what_one_cache_alone_has_is_not_learnt(make_cache):
+    own = {f"emodb/{speaker:02d}t3joy": {"label": "pride"} for speaker in range(6)}
+    cache = make_cache("more", change=own)
+    comparison = compare([cache, make_cache("less", skip=own)], classifiers=["lda"], layers=[2])
+    best = next(result for result in comparison.results if result.cache == "more")
+    bundle = Bundle.fit(cache, best, utterance_ids=comparison.utterance_ids)
+    assert bundle.labels == comparison.labels == ("anger", "fear", "joy")
+    shared = np.isin(cache.utterance_ids, comparison.utterance_ids)
+    expected = make_classifier("lda").fit(cache.features(2)[shared], cache.labels[shared])
+    np.testing.assert_array_equal(bundle.estimator[-1].coef_, expected[-1].coef_)
+    assert Bundle.fit(cache, best).labels == ("anger", "fear", "joy", "pride")
+
+
 def test_a_spec_that_differs_is_refused_by_field(cache, make_cache):
     bundle = fit_bundle(cache, pooling="mean+std")
     bundle.check_spec(cache.spec)
