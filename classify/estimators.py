@@ -27,8 +27,9 @@ Factory = Callable[[int], BaseEstimator]
 FACTORIES: dict[str, Factory] = {
     "feedforward": lambda seed: _scaled(FeedforwardClassifier(random_state=seed)),
     "logistic": lambda _seed: _scaled(LogisticRegression(max_iter=1000)),
-    "linear-svm": lambda _seed: _scaled(SVC(kernel="linear")),
-    "svm": lambda _seed: _scaled(SVC()),
+    # Labels by margins, as probabilities are, and not by votes of pairs.
+    "linear-svm": lambda _seed: _scaled(SVC(kernel="linear", break_ties=True)),
+    "svm": lambda _seed: _scaled(SVC(break_ties=True)),
     "knn": lambda _seed: _scaled(KNeighborsClassifier()),
     "lda": lambda _seed: _scaled(ShrunkDiscriminant()),
     "qda": lambda _seed: _scaled(ShrunkDiscriminant(quadratic=True)),
@@ -146,9 +147,14 @@ def _imported(name: str, module_name: str, attribute: str) -> BaseEstimator:
     if not callable(factory):
         msg = f"classifier {name!r}: module {module_name!r} has no class or function {attribute!r}."
         raise ValueError(msg)
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError as error:  # of built-in ones, which make no classifier
+        msg = f"classifier {name!r} must be a scikit-learn classifier. It has no signature that can be read."
+        raise ValueError(msg) from error
     required = [
         parameter.name
-        for parameter in inspect.signature(factory).parameters.values()
+        for parameter in parameters
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]

@@ -77,6 +77,10 @@ def test_an_imported_pipeline_is_taken_as_it_is():
         ("sklearn.svm:NoSuchThing", "module 'sklearn.svm' has no class or function 'NoSuchThing'"),
         ("sklearn.svm:__name__", "has no class or function '__name__'"),
         ("sklearn.svm:SVR", "must be a scikit-learn classifier. It makes a SVR"),
+        (
+            "builtins:dict",
+            "classifier 'builtins:dict' must be a scikit-learn classifier. It has no signature",
+        ),
         (f"{__name__}:makes_a_number", "must be a scikit-learn classifier. It makes a int"),
         (f"{__name__}:needs_a_width", "must be callable without arguments. It needs width"),
     ],

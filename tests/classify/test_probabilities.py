@@ -52,6 +52,17 @@ def test_the_temperature_is_the_likeliest_on_held_out_speakers(classifier, label
     np.testing.assert_array_equal(ours.classes_[ours.predict_proba(X).argmax(1)], alone.predict(X))
 
 
+@pytest.mark.parametrize("name", ["linear-svm", "svm", "ridge"])
+def test_the_label_is_the_one_of_the_highest_probability(name):
+    # Seven labels that are hard to tell apart: pairs of them vote for another than the margins do.
+    generator = np.random.default_rng(0)
+    y, speakers = np.tile(np.arange(7), 40), np.repeat(np.arange(8), 35)
+    X = generator.normal(size=(280, 8)) + 0.5 * generator.normal(size=(7, 8))[y]
+    fitted = with_probabilities(make_classifier(name)).fit(X, y, groups=speakers)
+    rows = generator.normal(size=(500, 8))
+    np.testing.assert_array_equal(fitted.predict_proba(rows).argmax(1), fitted.predict(rows))
+
+
 def test_no_curves_where_no_speaker_can_be_spared():
     X, y, speakers = make_data()
     for groups in (np.zeros(len(y)), np.where(y == "fear", 1, 0)):
