@@ -17,7 +17,8 @@ class Checkpoint:
     """A file of JSON lines, one per finished task, appended to as tasks finish.
 
     A line that was cut by a crash is passed over. What a line belongs to is a digest of all that its task's outcome
-    depends on, so that a file can't give another comparison's predictions.
+    depends on, so that a file can't give another comparison's predictions. A stranger's ``module:Class`` is not kept:
+    nothing says whether its code, or the code that it calls, is still the same.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ class Checkpoint:
 
     def find(self, task: Task) -> Outcome | None:
         """Return the outcome of a task that has finished before."""
-        record = self._records.get(self._key(task))
+        record = None if ":" in task.classifier else self._records.get(self._key(task))
         if record is None:
             return None
         return Outcome(
@@ -55,6 +56,8 @@ class Checkpoint:
 
     def add(self, task: Task, outcome: Outcome) -> None:
         """Keep the outcome of a task."""
+        if ":" in task.classifier:
+            return
         record = {
             "key": self._key(task),
             "predictions": [part.tolist() for part in outcome.predictions],

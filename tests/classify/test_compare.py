@@ -285,6 +285,16 @@ def test_a_stopped_comparison_goes_on_where_it_was(make_cache, tmp_path, monkeyp
             compare(**options | change)
 
 
+def test_a_strangers_classifier_is_fitted_anew(make_cache, tmp_path):
+    # Its code may have changed under its name.
+    options = {"caches": [make_cache("one")], "layers": [1], "checkpoint": tmp_path / "progress.jsonl"}
+    for _ in range(2):
+        Spy.seen.clear()
+        compare(classifiers=[f"{__name__}:Spy"], **options)
+        assert len(Spy.seen) == 6
+    assert not options["checkpoint"].exists()
+
+
 def test_a_weighted_sum_takes_all_layers_and_tells_their_shares(make_cache, monkeypatch, tmp_path):
     monkeypatch.setitem(MIXERS, "weighted-sum", small_head)
     cache = make_cache("one")
