@@ -31,7 +31,8 @@ def audit(folds: "Sequence[Fold]", table: "UtteranceTable", protocol: "Protocol"
             f"{copies} exact copies of recordings are in both the training and the test part of a fold."
         )
     words = ["no " + singular(column) for column in checked]
-    sentence = f"Checked in all {len(folds)} folds: {' and '.join(words)} is in both parts."
+    where = "the one fold" if len(folds) == 1 else f"all {len(folds)} folds"
+    sentence = f"Checked in {where}: {' and '.join(words)} is in both parts."
     if "speakers" not in checked:
         sentence += f" {_share(speakers, table.speakers)} speakers are."
     if "texts" not in checked and texts:

@@ -58,14 +58,14 @@ def known_sexes(comparison: Comparison) -> list[str]:
 
 def recall_figure(comparison: Comparison) -> str:
     """Return the best row's recall of each emotion."""
-    best, counts = comparison.best, comparison.class_counts
+    best, counts = comparison.best, Counter(comparison.of_tested(comparison.truth))
     svg = dots(
         comparison.labels,
         best.recall,
         best.balanced_accuracy.value,
         what="recall",
         name=row_title(comparison, best),
-        details=[str(counts[label]) for label in comparison.labels],
+        details=[str(counts[i]) for i in range(len(comparison.labels))],
     )
     caption = "Per cent of each emotion that was recognised; small numbers count its utterances."
     return figure_html("recall", "Recall of each emotion", svg, caption)
@@ -75,7 +75,7 @@ def speakers_figure(comparison: Comparison) -> str:
     """Return the best row's score of each speaker."""
     best, people = comparison.best, speaker_names(comparison)
     sexes = dict(zip(comparison.speakers, comparison.sexes, strict=True))
-    counts = Counter(comparison.speakers)
+    counts = Counter(comparison.of_tested(comparison.speakers))
     svg = dots(
         people,
         [best.speaker_scores.get(speaker) for speaker in people],
@@ -96,7 +96,7 @@ def sexes_figure(comparison: Comparison) -> str:
     best, sexes = comparison.best, known_sexes(comparison)
     if len(sexes) < 2:
         return ""
-    counts = Counter(comparison.sexes)
+    counts = Counter(comparison.of_tested(comparison.sexes))
     svg = dots(
         sexes,
         [best.sex_scores.get(sex) for sex in sexes],

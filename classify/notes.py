@@ -14,15 +14,21 @@ from classify.statistics import FEW_SPEAKERS, count_confusions, score_confusions
 def make_notes(
     selection: Selection, folds: Sequence[Fold], protocol: Protocol, results: Sequence[Result]
 ) -> Iterator[str]:
-    """Yield sentences on few speakers, partial folds, what was chosen, pairs of corpora, and how much is optimism."""
+    """Yield sentences on few speakers, what is not tested, partial folds, what was chosen, pairs of corpora, and how much is optimism."""
     tested = np.unique(np.concatenate([fold.test for fold in folds]))
     speakers = len(np.unique(np.asarray(selection.table.speakers)[tested]))
     if speakers < FEW_SPEAKERS:
         yield (
-            f"{speakers} speakers are few: the intervals can't be trusted to hold the score on new speakers "
+            f"{speakers} speaker{' is' if speakers == 1 else 's are'} few: the intervals can't be trusted to hold the score on new speakers "
             "95 times in 100."
         )
-    partial = [fold.name for fold in folds if len(set(selection.targets[fold.test])) < len(selection.labels)]
+    used = np.union1d(tested, np.concatenate([fold.train for fold in folds]))
+    if left := len(selection.targets) - len(used):
+        yield f"{left} of {len(selection.targets)} utterances are in neither part of any fold."
+    labels = set(selection.targets[tested].tolist())
+    if untested := [label for i, label in enumerate(selection.labels) if i not in labels]:
+        yield f"No utterance of {', '.join(untested)} is tested: scores are over {len(labels)} of {len(selection.labels)} labels."
+    partial = [fold.name for fold in folds if len(set(selection.targets[fold.test])) < len(labels)]
     if partial:
         yield (
             f"{len(partial)} of {len(folds)} folds {'tests' if len(partial) == 1 else 'test'} some labels only, so means over folds average fewer "

@@ -109,7 +109,10 @@ def _banner(comparison: Comparison) -> str:
 
 def _tiles(comparison: Comparison) -> str:
     best = comparison.best
-    sexes = Counter(dict(zip(comparison.speakers, comparison.sexes, strict=True)).values())
+    people_tested = dict(
+        zip(*map(comparison.of_tested, (comparison.speakers, comparison.sexes)), strict=True)
+    )
+    sexes = Counter(people_tested.values())
     people = ", ".join(f"{count} {sex}" for sex, count in sorted(sexes.items()) if sex)
     tiles = [
         (
@@ -119,8 +122,10 @@ def _tiles(comparison: Comparison) -> str:
         )
         for name, estimate in leading_estimates(best).items()
     ]
-    tiles.append(("Speakers", str(len(set(comparison.speakers))), people))
-    tiles.append(("Utterances", str(len(comparison.truth)), f"{len(comparison.labels)} emotions"))
+    tested, emotions = len(comparison.of_tested(comparison.truth)), len(comparison.tested_labels)
+    some = "" if tested == len(comparison.truth) else " tested"
+    tiles.append((f"Speakers{some}", str(len(people_tested)), people))
+    tiles.append((f"Utterances{some}", str(tested), f"{emotions} emotions"))
     cells = "".join(
         f"<div><dt>{safe(name)}</dt><dd>{safe(value)} <small>{safe(detail)}</small></dd></div>"
         for name, value, detail in tiles
@@ -225,7 +230,7 @@ def _layers_lead(comparison: Comparison) -> str:
 def _layers(comparison: Comparison) -> str:
     classifiers = list(dict.fromkeys(result.classifier for result in comparison.results))
     series = {classifier: i for i, classifier in enumerate(classifiers)}
-    chance, span = 1 / len(comparison.labels), _span(comparison)
+    chance, span = 1 / len(comparison.tested_labels), _span(comparison)
     span = (min(span[0], score_range([chance])[0]), span[1])
     panels: dict[tuple[str, ...], list[Result]] = {}
     mark = {True: (TRANSDUCTIVE,), False: ()}

@@ -70,7 +70,7 @@ def layer_curves(
     def y(score: float) -> float:
         return bottom - (bottom - top) * (score - span[0]) / (span[1] - span[0])
 
-    chance = 1 / len(comparison.labels)
+    chance = 1 / len(comparison.tested_labels)
     body = _heading(comparison, first) + legend + _score_axis(span, left, right, y)
     body += [
         draw_line(left, bottom, right, bottom, "axis"),

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypeVar
 
+T = TypeVar("T")
 RESULTS_FORMAT = "sslfeat-results"
 RESULTS_VERSION = 1
 OLD_NAMES = {"p_holm": "p_corrected"}  # of fields that were renamed
@@ -278,11 +279,21 @@ class Comparison:
         """A sentence on what was checked to be on one side only."""
         return self.folds[0].audit
 
+    def of_tested(self, values: Sequence[T]) -> list[T]:
+        """Return the values, one per utterance, of those that the protocol that was asked for tests."""
+        tested = zip(*self.folds[0].tested_in, strict=True)
+        return [value for value, folds in zip(values, tested, strict=True) if max(folds) >= 0]
+
     @property
     def num_tested_speakers(self) -> int:
         """How many people the protocol that was asked for tests on."""
-        tested = zip(*self.folds[0].tested_in, strict=True)
-        return len({one for one, folds in zip(self.speakers, tested, strict=True) if max(folds) >= 0})
+        return len(set(self.of_tested(self.speakers)))
+
+    @property
+    def tested_labels(self) -> tuple[str, ...]:
+        """The labels that the protocol that was asked for tests; a split may hold others in training only."""
+        tested = set(self.of_tested(self.truth))
+        return tuple(label for i, label in enumerate(self.labels) if i in tested)
 
     @property
     def class_counts(self) -> dict[str, int]:

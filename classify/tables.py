@@ -101,7 +101,7 @@ def headline(comparison: Comparison) -> str:
     encoder += f", standardised per speaker ({TRANSDUCTIVE})," if best.transductive else ""
     return printable(
         f"{who}, {best.classifier} on {layers.get(best.selection, f'layer {best.layers}')} of {encoder} tells "
-        f"{len(comparison.labels)} emotions apart with {percent(best.balanced_accuracy.value)} % balanced accuracy."
+        f"{len(comparison.tested_labels)} emotions apart with {percent(best.balanced_accuracy.value)} % balanced accuracy."
     )
 
 
@@ -112,8 +112,10 @@ def caution(comparison: Comparison) -> str:
     text = (
         f"The 95 % interval is {percent(score.low)} to {percent(score.high)}, from {speakers} "
         f"{'speaker' if speakers == 1 else 'speakers'} under {best.protocol}; guessing gives "
-        f"{percent(1 / len(comparison.labels))} %."
+        f"{percent(1 / len(comparison.tested_labels))} %."
     )
+    if untested := sorted(set(comparison.labels) - set(comparison.tested_labels)):
+        text += f" Learnt and not tested: {', '.join(untested)}."
     rivals = sum(
         result.optimistic == best.optimistic and result.selection != "none" for result in comparison.results
     )

@@ -209,6 +209,25 @@ def test_notes_say_what_a_reader_must_know(make_cache):
     assert any(note.startswith("1 of 6 folds tests some labels only") for note in notes)
 
 
+def test_what_is_not_tested_is_named_and_not_counted(make_cache):
+    parts = {0: "test", 1: "test", 2: "dev"}
+    splits = {
+        f"emodb/{speaker:02d}t{text}{label}": {
+            "split": parts.get(speaker, "train") if label != "joy" or speaker > 1 else "dev"
+        }
+        for speaker in range(6) for text in range(4) for label in ("anger", "fear", "joy")
+    }  # fmt: skip
+    comparison = compare(
+        [make_cache("one", change=splits)], classifiers=["lda"], layers=[2], protocol="predefined"
+    )
+    assert comparison.tested_labels == ("anger", "fear")
+    assert (comparison.num_tested_speakers, len(comparison.of_tested(comparison.truth))) == (2, 16)
+    assert "20 of 72 utterances are in neither part of any fold." in comparison.notes
+    assert "No utterance of joy is tested: scores are over 2 of 3 labels." in comparison.notes
+    assert not any("test some labels only" in note for note in comparison.notes)
+    assert comparison.audit.startswith("Checked in the one fold: ")
+
+
 def test_what_is_not_there_fails_before_any_work(make_cache):
     cache = make_cache("one")
     for options, error, message in (

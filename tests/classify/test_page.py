@@ -99,6 +99,19 @@ def test_the_page_opens_with_the_answer(page, emodb_comparison):
     assert tiles[3:] == ["Speakers10 5 female, 5 male", "Utterances535 7 emotions"]
 
 
+def test_tiles_count_what_was_tested(emodb_comparison):
+    first = emodb_comparison.speakers[0]
+    tested = [
+        0 if speaker == first and label else -1
+        for speaker, label in zip(emodb_comparison.speakers, emodb_comparison.truth, strict=True)
+    ]
+    folds = dataclasses.replace(emodb_comparison.folds[0], tested_in=(tuple(tested),))
+    page = parse(dataclasses.replace(emodb_comparison, folds=(folds, emodb_comparison.folds[1])))
+    tiles = [" ".join(tile.text.split()) for tile in page.one("dl", class_="tiles").all("div")]
+    assert tiles[3] == f"Speakers tested1 1 {emodb_comparison.sexes[0]}"
+    assert tiles[4] == f"Utterances tested{sum(fold == 0 for fold in tested)} 6 emotions"
+
+
 def test_every_number_of_the_table_is_the_results(page, emodb_comparison):
     table = page.one("table")
     rows = list(table.one("tbody").all("tr"))

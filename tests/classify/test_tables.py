@@ -125,6 +125,19 @@ def test_the_caution_gives_interval_speakers_protocol_and_that_the_best_was_pick
     assert "the best of 52, picked by the very scores that are shown" in text
 
 
+def test_what_is_not_tested_is_not_counted(emodb_comparison):
+    folds = emodb_comparison.folds[0]
+    tested = [0 if label < 2 else -1 for label in emodb_comparison.truth]
+    folds = dataclasses.replace(folds, tested_in=(tuple(tested),))
+    some = dataclasses.replace(emodb_comparison, folds=(folds, *emodb_comparison.folds[1:]))
+    assert "tells 2 emotions apart" in headline(some)
+    assert (
+        "guessing gives 50.0 %. Learnt and not tested: disgust, fear, happiness, neutral, sadness."
+        in caution(some)
+    )
+    assert "not tested" not in caution(emodb_comparison)
+
+
 def test_a_single_row_was_not_picked(small_comparison):
     single = dataclasses.replace(
         small_comparison,
