@@ -96,7 +96,9 @@ def test_a_copied_recording_is_not_tested(make_cache, tmp_path):
     crossing = cross(caches[:1], caches[1:], tmp_path / "joint.h5")
     comparison = compare([crossing.cache], classifiers=["majority"], layers=[1], protocol=crossing.protocol)
     assert "second/00t0joy" not in comparison.utterance_ids
-    assert any("1 utterance is not in joint, because it is an exact copy of another." in n for n in comparison.notes)
+    assert any(
+        "1 utterance is not in joint, because it is an exact copy of another." in n for n in comparison.notes
+    )
 
 
 def test_what_can_not_be_crossed_is_refused(make_cache, caches, tmp_path):
