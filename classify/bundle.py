@@ -146,6 +146,7 @@ class Bundle:
             mixed_layers=result.mixed_layers,
             search=search,
             class_weight=class_weight,
+            labels=selection.labels,
         )
         (chosen,) = choose(task)
         layers = task.mixed_layers or (chosen.layer,)

@@ -30,9 +30,9 @@ from classify.fitting import (
 )
 from classify.fusion import FusedCache, describe_features, fuse
 from classify.notes import make_notes
-from classify.projection import layer_of, project
+from classify.projection import project_best
 from classify.protocols import Fold, Protocol, find_protocol, make_folds
-from classify.results import Comparison, Folds, Projection, Result
+from classify.results import Comparison, Folds, Result
 from classify.selection import Selection, name_caches, select
 from classify.statistics import (
     count_confusions,
@@ -160,6 +160,9 @@ def compare(
         Where a name is unknown, or the utterances can't be divided or leak; see ``make_folds`` and ``select``.
     """
     named = name_caches(caches)
+    # A row that stands twice would pay twice in the tests between rows.
+    classifiers, poolings = tuple(dict.fromkeys(classifiers)), tuple(dict.fromkeys(poolings))
+    layers = layers if isinstance(layers, str) else tuple(dict.fromkeys(layers))
     for name in classifiers:
         make_classifier(name, class_weight=class_weight)  # should fail before the first hour of work
     if search not in SEARCHES:
@@ -168,6 +171,9 @@ def compare(
     chosen = find_protocol(protocol) if isinstance(protocol, str) else protocol
     if audit_text and "texts" not in chosen.disjoint:
         chosen = dataclasses.replace(chosen, disjoint=(*chosen.disjoint, "texts"))
+    if not 0 <= random_state < 2**32:
+        msg = f"random_state must be in 0..{2**32 - 1}. Got {random_state} instead."
+        raise ValueError(msg)
     if n_jobs == 0:
         msg = "n_jobs must be a number of processes, or -1 for all cores. Got 0 instead."
         raise ValueError(msg)
@@ -198,6 +204,7 @@ def compare(
             device=device,
             search=search,
             class_weight=class_weight,
+            labels=selection.labels,
         )
 
     rows = []
@@ -215,7 +222,7 @@ def compare(
                 task = make_task(
                     name, p, pooling, classifier, candidates_of(classifier, group, tune=tune, prefix=prefix)
                 )
-                best = layers == "best"
+                best = len(group) > 1
                 rows.append(_Row(name, None if best else group[0], "best" if best else "", p, task))
         for classifier in BASELINES if baselines else ():
             name = next(iter(named))
@@ -258,19 +265,7 @@ def compare(
         versions=software_versions(),
         random_state=random_state,
     )
-    return dataclasses.replace(comparison, projection=_projection(comparison.best, sources, places))
-
-
-def _projection(
-    best: Result,
-    sources: "Mapping[str, FeatureCache | FusedCache]",
-    places: Mapping[str, NDArray[np.intp]],
-) -> Projection | None:
-    cache = sources[best.cache]
-    pooling = best.pooling if best.pooling not in (FRAMES, NO_POOLING) else cache.poolings[0]
-    layer = layer_of(best) if best.selection != "none" else cache.layers[0]
-    features = cache.features(layer, pooling)[places[best.cache]]
-    return project(features, f"{best.cache}, layer {layer}, {pooling}") if features.shape[1] > 1 else None
+    return dataclasses.replace(comparison, projection=project_best(comparison.best, sources, places))
 
 
 def _contestants(

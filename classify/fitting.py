@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 import math
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from cache.schema import CacheError
 from classify.estimators import GRIDS, fit_arguments, make_classifier
 from classify.feedforward import FeedforwardClassifier, fit_together
 from classify.fusion import FusedCache
@@ -77,6 +79,8 @@ class Task:
         How to choose among several candidates, as ``choose`` says.
     class_weight : "balanced", optional
         As ``make_classifier`` takes it.
+    labels : tuple of str
+        What targets are called, for errors.
     """
 
     cache: "FeatureCache | FusedCache"
@@ -93,6 +97,7 @@ class Task:
     mixed_layers: tuple[int, ...] = ()
     search: str = "grid"
     class_weight: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +155,43 @@ def make_task_classifier(task: Task, candidate: Candidate | None = None) -> Base
 
 
 def run(task: Task) -> Outcome:
-    """Choose, fit and predict in every fold."""
+    """Choose, fit and predict in every fold.
+
+    Raises
+    ------
+    CacheError
+        Where the cache can't be read.
+    ValueError
+        Where the classifier can't learn from a training part, or nothing can be chosen inside it.
+    """
+    try:
+        return _run(task)
+    except CacheError:
+        raise
+    except ValueError as error:
+        raise ValueError(_told(error, task)) from error
+
+
+def _told(error: ValueError, task: Task) -> str:
+    """Return an error with the row that it came from, the names of labels, and where there are fewest to learn from."""
+    layers = {candidate.layer for candidate in task.candidates}
+    layer = "all" if task.mixed_layers else "best" if len(layers) > 1 else min(layers)
+    names = task.labels or tuple(map(str, range(int(task.targets.max()) + 1)))
+    # The package's own classifiers name a label so; it is an index here.
+    text = re.sub(r"(?<=of ')\d+(?=')", lambda match: names[int(match[0])], str(error))
+    counts = [
+        (count, str(fold.name), names[target])
+        for fold in task.folds
+        for target, count in collections.Counter(task.targets[fold.train].tolist()).items()
+    ]
+    count, fold, label = min(counts)
+    return (
+        f"{task.cache.name}, layer {layer}, {task.pooling}, {task.classifier}: {text.rstrip('.')}. The label with fewest "
+        f"rows to learn from is {label}, with {count} in fold {fold!r}; leave it out, or choose another classifier."
+    )
+
+
+def _run(task: Task) -> Outcome:
     started = time.perf_counter()
     # Matrices of one fold are small, and processes use the cores: threads below would only contend.
     with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
@@ -194,13 +235,13 @@ def choose(task: Task) -> list[Candidate]:
     """Return the candidate that each fold's training part scores highest, in cross-validation over its speakers.
 
     The score is the balanced accuracy pooled over inner folds; the first of equal candidates is taken. Test parts
-    are not looked at. ``halving`` lets all candidates learn from few rows first, and each third that does best from three
+    are not looked at, and a candidate that can't learn from an inner part is not taken. ``halving`` lets all candidates learn from few rows first, and each third that does best from three
     times as many (Jamieson and Talwalkar, 2016, "Non-stochastic best arm identification and hyperparameter
     optimization", AISTATS): cheaper than the whole grid, and it may miss what needs many rows to shine.
     """
     if len(task.candidates) == 1:
         return [task.candidates[0]] * len(task.folds)
-    inner = [list(_inner_parts(task, fold.train)) for fold in task.folds]
+    inner = [_inner_parts(task, fold) for fold in task.folds]
     scores = np.zeros((len(task.candidates), len(task.folds)))
     for done, share in enumerate(_shares(task, inner), start=1):
         few = [[(_sample(task, train, share), test) for train, test in parts] for parts in inner]
@@ -209,7 +250,11 @@ def choose(task: Task) -> list[Candidate]:
             kept = math.ceil(len(task.candidates) / HALVING_FACTOR**done)
             worst = np.argsort(-scores, axis=0, kind="stable")[kept:]
             np.put_along_axis(scores, worst, -np.inf, axis=0)
-    return [task.candidates[best] for best in scores.argmax(axis=0)]
+    chosen = [task.candidates[best] for best in scores.argmax(axis=0)]
+    for fold in np.flatnonzero(np.isneginf(scores.max(axis=0))).tolist():
+        jobs = [(*part, chosen[fold]) for part in inner[fold]]
+        list(_fit_predict(task, _features(task, chosen[fold].layer), jobs))  # says why no candidate can learn
+    return chosen
 
 
 Parts = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
@@ -225,14 +270,27 @@ def _score(task: Task, inner: Sequence[Parts], alive: NDArray[np.bool_]) -> NDAr
             places = [i for i in np.flatnonzero(alive[:, fold]).tolist() if task.candidates[i].layer == layer]
             if not places:
                 continue
-            jobs = [(train, test, task.candidates[i]) for i in places for train, test in parts]
-            predictions = [fitted.predictions for fitted in _fit_predict(task, features, jobs)]
             truth = task.targets[np.concatenate([test for _, test in parts])]
-            for place, i in enumerate(places):
-                predicted = np.concatenate(predictions[place * len(parts) : (place + 1) * len(parts)])
+            for i, predicted in _predict_inner(task, features, parts, places).items():
                 counts = count_confusions(truth, predicted, np.zeros_like(truth), (1, num_labels))
                 scores[i, fold] = score_confusions(counts)[0, 1]
     return scores
+
+
+def _predict_inner(
+    task: Task, features: NDArray[np.float32], parts: Parts, places: Sequence[int]
+) -> dict[int, NDArray[np.int64]]:
+    """Return what the candidates at those places predict, part by part; without those that can't learn from some part."""
+    jobs = [(train, test, task.candidates[i]) for i in places for train, test in parts]
+    try:
+        found = [fitted.predictions for fitted in _fit_predict(task, features, jobs)]
+    except ValueError:
+        alone = [[i] for i in places] if len(places) > 1 else []
+        return dict(pair for one in alone for pair in _predict_inner(task, features, parts, one).items())
+    starts = range(0, len(jobs), len(parts))
+    return {
+        i: np.concatenate(found[start : start + len(parts)]) for i, start in zip(places, starts, strict=True)
+    }
 
 
 def _shares(task: Task, inner: Sequence[Parts]) -> list[float]:
@@ -258,12 +316,27 @@ def _sample(task: Task, rows: NDArray[np.intp], share: float) -> NDArray[np.intp
     return np.sort(order[ranks < np.maximum(np.ceil(share * totals), 2)])
 
 
-def _inner_parts(task: Task, train: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    speakers, targets = task.speakers[train], task.targets[train]
+def _inner_parts(task: Task, fold: Fold) -> Parts:
+    """Return the inner folds of a training part that can be learnt from: with two rows of each label, or of two labels.
+
+    Raises
+    ------
+    ValueError
+        Where there is none.
+    """
+    speakers, targets = task.speakers[fold.train], task.targets[fold.train]
     splits = min(INNER_FOLDS, len(set(speakers)))
     splitter = StratifiedGroupKFold(splits) if splits > 1 else StratifiedKFold(INNER_FOLDS)
-    for inner_train, inner_test in splitter.split(train, targets, speakers):
-        yield train[inner_train], train[inner_test]
+    parts, whole = [], []
+    for train, test in splitter.split(fold.train, targets, speakers):
+        counts = np.unique(targets[train], return_counts=True)[1]
+        if len(counts) > 1 and len(test):
+            parts.append((fold.train[train], fold.train[test]))
+            whole += [parts[-1]] if counts.min() > 1 else []
+    if not parts:
+        msg = f"nothing can be chosen inside the training part of fold {fold.name!r}, as no inner part of it has two labels"
+        raise ValueError(msg)
+    return whole or parts
 
 
 def _features(task: Task, layer: int) -> NDArray[np.float32]:

@@ -2,13 +2,20 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
+from classify.fitting import FRAMES, NO_POOLING
 from classify.results import Projection, Result
+
+if TYPE_CHECKING:
+    from cache import FeatureCache
+    from classify.fusion import FusedCache
 
 PLACES = 3  # decimals of a point; the farthest is at 1
 
@@ -46,4 +53,17 @@ def layer_of(result: Result) -> int:
         heaviest = int(np.mean(learnt, axis=0).argmax()) if learnt else len(result.mixed_layers) // 2
         return result.mixed_layers[heaviest]
     chosen = Counter(match[1] for choice in result.chosen if (match := re.match(r"layer (\d+)", choice)))
-    return int(chosen.most_common(1)[0][0]) if chosen else 0
+    return int(chosen.most_common(1)[0][0])
+
+
+def project_best(
+    best: Result,
+    sources: "Mapping[str, FeatureCache | FusedCache]",
+    places: Mapping[str, NDArray[np.intp]],
+) -> Projection | None:
+    """Return the picture of a row's features, out of the caches by name; None where there is one feature only."""
+    cache = sources[best.cache]
+    pooling = best.pooling if best.pooling not in (FRAMES, NO_POOLING) else cache.poolings[0]
+    layer = layer_of(best) if best.selection != "none" else cache.layers[0]
+    features = cache.features(layer, pooling)[places[best.cache]]
+    return project(features, f"{best.cache}, layer {layer}, {pooling}") if features.shape[1] > 1 else None

@@ -265,13 +265,14 @@ def make_cache(tmp_path):
         }  # fmt: skip
         path = tmp_path / f"{name}.h5"
         path.parent.mkdir(exist_ok=True)
-        with CacheWriter(path, FeatureSpec(**(facts | (spec or {}))), complete=complete) as writer:
+        facts |= spec or {}
+        with CacheWriter(path, FeatureSpec(**facts), complete=complete) as writer:
             for speaker, text, label in itertools.product(range(6), range(4), range(3)):
                 utterance_id = f"{corpus}/{speaker:02d}t{text}{emotions[label]}"
                 features = (
                     generator.normal(size=(3, 12)) + np.array([[0], [1], [2]]) * direction[speaker, label]
                 )
-                features = (features + voices[speaker]).astype(np.float32)
+                features = (features + voices[speaker]).astype(np.float32)[list(facts["layers"])]
                 if utterance_id in skip:
                     continue
                 columns = {

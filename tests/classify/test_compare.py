@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 import classify.compare
 from cache import CacheError
-from classify import FeedforwardClassifier
+from classify import Bundle, FeedforwardClassifier
 from classify.estimators import FACTORIES, GRIDS, MIXERS, make_classifier
 from classify.results import Comparison
 
@@ -172,6 +172,19 @@ def small_head(seed):
     )
 
 
+@pytest.mark.parametrize("tune", [False, True])
+def test_the_best_of_one_layer_is_that_layer(make_cache, tune):
+    cache = make_cache("one", spec={"layers": (2,)})
+    (row,) = compare([cache], classifiers=["ridge"], layers="best", tune=tune).results
+    assert (row.layer, row.selection, row.tuned) == (2, "", tune)
+    assert Bundle.fit(cache, row).layers == (2,)
+
+
+def test_a_row_that_is_asked_for_twice_is_one_row(make_cache):
+    options = {"classifiers": ["ridge", "ridge"], "layers": [1, 1], "poolings": ["mean", "mean"]}
+    assert len(compare([make_cache("one")], **options).results) == 1
+
+
 def test_warnings_are_kept_and_not_shown(make_cache):
     (row,) = compare([make_cache("one")], classifiers=[f"{__name__}:Worrier"], layers=[1]).results
     assert row.warnings == ("ConvergenceWarning: did not converge (6 times)",)
@@ -236,6 +249,7 @@ def test_what_is_not_there_fails_before_any_work(make_cache):
         ({"poolings": ["max"]}, CacheError, r"one.h5: no pooling 'max'; stored are mean, std"),
         ({"classifiers": ["magic"]}, ValueError, "classifier must be one of"),
         ({"protocol": "loso"}, ValueError, "protocol must be one of"),
+        ({"random_state": -1}, ValueError, r"random_state must be in 0..4294967295. Got -1"),
         ({"n_jobs": 0}, ValueError, "n_jobs must be a number of processes, or -1 for all cores. Got 0"),
     ):
         with pytest.raises(error, match=message):

@@ -13,6 +13,7 @@ import classify.compare
 from classify import fitting
 from classify.bundle import Bundle
 from classify.estimators import GRIDS, make_classifier
+from classify.protocols import Fold
 
 compare = functools.partial(classify.compare.compare, baselines=False)
 
@@ -183,3 +184,59 @@ def test_a_planted_leak_is_caught(make_cache, protocol):
         compare([cache], classifiers=["majority"], layers=[1], protocol=protocol)
     paper = compare([cache], classifiers=["majority"], layers=[1], protocol="paper")
     assert "exact copies of recordings are in both" in paper.folds[0].audit
+
+
+def rarely(texts, label="pride", speakers=(0, 1)):
+    """Let speakers say some sentences in an emotion that no one else has."""
+    return {f"emodb/{speaker:02d}t{text}joy": {"label": label} for speaker in speakers for text in texts}
+
+
+@pytest.mark.parametrize("classifier", ["logistic", "svm", "qda", "knn"])
+def test_inner_parts_that_can_not_be_learnt_from_are_left_out(make_cache, classifier):
+    # Two speakers have all there is of the second label: an inner part of the others has one label only.
+    only = {
+        f"emodb/{speaker:02d}t{text}{label}": {"label": "fear" if speaker > 1 or label == "anger" else "joy"}
+        for speaker in range(6) for text in range(4) for label in ("anger", "fear", "joy")
+    }  # fmt: skip
+    cache = make_cache("one", change=only)
+    (row,) = compare([cache], classifiers=[classifier], layers=[2], tune=True).results
+    assert len(row.chosen) == 6
+
+
+def test_one_label_in_every_inner_part_is_an_error(make_cache):
+    # Under this fold one speaker alone is left to learn one of two labels from.
+    cache = make_cache("one")
+    targets = np.where(cache.speakers == "emodb:00", 1, 0)
+    fold = Fold("a", np.flatnonzero(np.isin(cache.speakers, ["emodb:00", "emodb:01"])), np.arange(60, 72))
+    task = fitting.Task(
+        cache=cache, rows=np.arange(len(cache)), pooling="mean", classifier="ridge", folds=[fold],
+        candidates=fitting.candidates_of("ridge", [1], tune=True), targets=targets, speakers=cache.speakers,
+        speaker_norm=False, random_state=0, device="cpu", labels=("calm", "joy"),
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=r"^one, layer 1, mean, ridge: nothing can be chosen inside the training part of fold 'a', as no inner "
+        r"part of it has two labels\. The label with fewest rows to learn from is calm, with 12 in fold 'a'; leave",
+    ):
+        fitting.run(task)
+
+
+def test_an_error_names_row_fold_and_label(make_cache):
+    cache = make_cache(
+        "one", change=rarely([0])
+    )  # each has one utterance of it, so that folds learn from one
+    with pytest.raises(
+        ValueError,
+        match=r"^one, layer 2, mean, qda: each label needs at least two rows, to have a covariance\. Got 1 sample of "
+        r"'pride'\. The label with fewest rows to learn from is pride, with 1 in fold 'emodb:00'; leave it out, or",
+    ):
+        compare([cache], classifiers=["qda"], layers=[2])
+    with pytest.raises(ValueError, match=r"^one, layer 2, mean, qda: each label needs at least two rows"):
+        compare([cache], classifiers=["qda"], layers=[2], tune=True)
+
+
+def test_a_candidate_that_can_not_learn_is_not_taken(make_cache):
+    # Two or three rows of a label leave no variance to find a shrinkage by.
+    cache = make_cache("one", change=rarely([0], speakers=(0, 1, 2, 3)))
+    (row,) = compare([cache], classifiers=["qda"], layers=[2], tune=True).results
+    assert not any("shrinkage=auto" in choice for choice in row.chosen)
