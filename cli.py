@@ -116,7 +116,7 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
     done = launch(listing, cache_path, model_id=model_id, revision=revision, precision=precision, devices=devices, scheduler=scheduler, shard=shard, spec_options=spec_options, batch_seconds=batch_seconds, jobs=jobs, overwrite=overwrite, quiet=quiet)
     tell_extraction(done)
     click.echo(cache_path)
-    if done.failures:
+    if done.failures or done.outdated:
         sys.exit(PARTIAL_SUCCESS)
 
 
@@ -170,15 +170,22 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
     from classify.tables import caution, headline, render_plain, render_table
     from sslfeat.terminal import show_progress, tell, warnings_as_lines
 
+    layers = tuple(dict.fromkeys(layers))
     words = set(layers) & {"all", "best"}
     if wrong := [layer for layer in layers if layer not in words and not re.fullmatch(r"\d{1,3}", layer)]:
         msg = f"--layer takes all, best, or a layer's number. Got {wrong[0]!r} instead."
         raise click.UsageError(msg)
-    if "best" in words and len(layers) > 1:
-        msg = "--layer best chooses among all layers and stands alone."
+    if words and len(layers) > 1:
+        msg = f"--layer {max(words)} is about all layers and stands alone."
         raise click.UsageError(msg)
     if search == "halving" and not tune and "best" not in words:
         msg = "--search says how to choose. Give it --tune or --layer best to choose by."
+        raise click.UsageError(msg)
+    if report_optimism and protocol == "paper":
+        msg = "--report-optimism holds another protocol against paper. Leave it out, or choose another --protocol."
+        raise click.UsageError(msg)
+    if jobs == 0:
+        msg = "--jobs is a number of processes, or -1 for all cores. Got 0 instead."
         raise click.UsageError(msg)
     if bool(cache_paths) == bool(train_paths or test_paths) or bool(train_paths) != bool(test_paths):
         msg = "fit takes either CACHE.h5..., or --train and --test."
@@ -198,9 +205,12 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
     with contextlib.ExitStack() as until_done:
         if train_paths:
             results_dir.mkdir(parents=True, exist_ok=True)
+            for killed in results_dir.glob(".joint-*"):
+                shutil.rmtree(killed, ignore_errors=True)
             joint_dir = until_done.enter_context(tempfile.TemporaryDirectory(prefix=".joint-", dir=results_dir))
             train, test = ([FeatureCache(path) for path in paths] for paths in (train_paths, test_paths))
-            crossing = cross(train, test, Path(joint_dir) / "joint.h5", exclude_labels=exclude_labels, merge_labels=merge_labels)
+            name = " + ".join(dict.fromkeys(path.stem for path in (*train_paths, *test_paths)))[:100]
+            crossing = cross(train, test, Path(joint_dir) / f"{name}.h5", exclude_labels=exclude_labels, merge_labels=merge_labels)
             tell(crossing.mapping)
             caches, rule, exclude_labels = [crossing.cache], crossing.protocol, (*exclude_labels, *crossing.unshared_labels)
         else:
@@ -291,6 +301,10 @@ def predict(bundle_dir: Path, audio: tuple[Path, ...], cache_path: Path | None, 
     """
     if bool(audio) == (cache_path is not None):
         msg = "give audio files or folders, or --cache: one of the two."
+        raise click.UsageError(msg)
+    context = click.get_current_context()
+    if cache_path and (idle := [name for name in ("model_id", "device", "jobs") if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]):
+        msg = f"a cache's features are there already: --{idle[0].removesuffix('_id')} is for audio."
         raise click.UsageError(msg)
     from classify import Bundle
     from sslfeat.terminal import print_predictions, tell_some

@@ -32,7 +32,7 @@ def merge(
     out_path: str | Path,
     cache_paths: Sequence[str | Path],
     *,
-    complete: bool = True,
+    complete: bool | None = None,
     software: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -49,8 +49,8 @@ def merge(
         May be one of the inputs.
     cache_paths : sequence of str or Path
         Oldest first.
-    complete : bool
-        Whether the corpus is all in the result.
+    complete : bool, optional
+        Whether the run that made the result came to its end; by default where all the inputs' did.
     software : mapping of str to str, optional
         Versions recorded in the result; those of the last input by default.
     overwrite : bool
@@ -74,6 +74,8 @@ def merge(
     rows, failures, duplicates = _resolved(caches)
     if software is None:
         software = caches[-1].software
+    if complete is None:
+        complete = all(cache.complete for cache in caches)
     with NewCache(out_path, spec, complete=complete, software=software) as new:
         for table, nouns in (("failures", failures), ("duplicates", duplicates)):
             new.write_table(table, columns(table, sorted(map(record, nouns))))
@@ -186,7 +188,7 @@ def _latest(caches: Sequence[CacheFile]) -> tuple[_Rows, NDArray[np.int8]]:
     for source, cache in enumerate(caches):
         with cache:
             for number, table in enumerate(TABLES, source * len(TABLES)):
-                ids[bounds[number] : bounds[number + 1]] = cache.read(f"{table}/id")
+                ids[bounds[number] : bounds[number + 1]] = cache.ids(table)
     order = np.argsort(ids, kind="stable")
     newest = np.ones(len(order), dtype=bool)
     for start in range(0, len(order) - 1, LINES_PER_READ):
@@ -195,9 +197,8 @@ def _latest(caches: Sequence[CacheFile]) -> tuple[_Rows, NDArray[np.int8]]:
     chosen = order[newest]
     numbers = np.searchsorted(bounds, chosen, side="right") - 1
     sources, tables = np.divmod(numbers, len(TABLES))
-    return _Rows(sources.astype(np.int32), (chosen - bounds[numbers]).astype(np.int32)), tables.astype(
-        np.int8
-    )
+    places = chosen - bounds[numbers]
+    return _Rows(sources.astype(np.int32), places.astype(np.int32)), tables.astype(np.int8)
 
 
 def _alike(caches: Sequence[CacheFile], rows: _Rows, wanted: Sequence[bytes]) -> Index:
@@ -244,6 +245,8 @@ def _found(caches: Sequence[CacheFile], rows: _Rows, repeated: Index, original: 
         "original_label": theirs.texts(caches, "utterances/label"),
         "file_size": mine.column(caches, "utterances/file_size").tolist(),
         "file_mtime_ns": mine.column(caches, "utterances/file_mtime_ns").tolist(),
+        "start": mine.column(caches, "utterances/start").tolist(),
+        "end": mine.column(caches, "utterances/end").tolist(),
     }
     return [
         Duplicate(**dict(zip(texts, values, strict=True))) for values in zip(*texts.values(), strict=True)
@@ -255,7 +258,7 @@ def _frame_places(caches: Sequence[CacheFile], rows: _Rows) -> tuple[Index, Inde
     starts, lengths = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     for source, indices in rows.by_source():
         with caches[source] as cache:
-            offsets = cache.read("frames/offsets")
+            offsets = cache.frame_offsets()
         starts[indices] = offsets[rows.place[indices]]
         lengths[indices] = np.diff(offsets)[rows.place[indices]]
     return starts, np.concatenate([[0], np.cumsum(lengths)])

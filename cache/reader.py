@@ -1,9 +1,9 @@
 """A cache as stage 2 sees it: labels, speakers and ids as columns, one layer's embeddings as a matrix."""
 
-import contextlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,6 +42,7 @@ class FeatureCache:
         self.path = Path(cache_path)
         self._file = CacheFile(self.path)
         self._columns: dict[str, NDArray[Any]] = {}
+        self._offsets: NDArray[np.int64] | None = None
         self.spec = self._file.spec
         self.fingerprint = self.spec.fingerprint
         self.software = self._file.software
@@ -272,25 +273,22 @@ class FeatureCache:
             raise CacheError(msg)
         index = self.index(utterance) if isinstance(utterance, str) else range(len(self))[utterance]
         position = self._position(layer)
-        start, stop = self._file.read("frames/offsets", index, index + 2).tolist()
+        if self._offsets is None:
+            self._offsets = self._file.frame_offsets()
+        start, stop = self._offsets[index : index + 2].tolist()
         return self._file.read("frames/values", start, stop, position=position).astype(np.float32, copy=False)
 
     def verify(self) -> list[str]:
         """Read the whole file and return what is wrong with it, one sentence each; none if it is sound."""
         found: list[str] = []
-        for name in TABLES:
-            for column in TABLES[name]:
-                found += self._damage(f"{name}/{column}")
-        with contextlib.suppress(CacheError):
-            ids = self._file.read("utterances/id")
-            if np.any(ids[1:] <= ids[:-1]):
-                found.append(f"{self.path}: 'utterances/id' is not in ascending order.")
+        for table in TABLES:
+            columns = [f"{table}/{name}" for name in TABLES[table]]
+            damage = [self._damage(column) for column in columns if column in self._file.extents]
+            found += itertools.chain.from_iterable(damage) if any(damage) else _refusal(self._file.ids, table)
         matrices = [f"features/{name}" for name in self.poolings]
         if self.spec.frames:
             found += self._damage("frames/offsets")
-            with contextlib.suppress(CacheError):
-                if not np.array_equal(np.diff(self._file.read("frames/offsets")), self.num_frames):
-                    found.append(f"{self.path}: 'frames/offsets' disagrees with 'utterances/num_frames'.")
+            found += [] if found else _refusal(self._file.frame_offsets)
             matrices.append("frames/values")
         for dataset in matrices:
             for position in range(len(self.layers)):
@@ -345,6 +343,14 @@ class FeatureCache:
             if position is not None and not np.isfinite(block).all():
                 return [f"{self.path}: {where} has numbers that aren't finite."]
         return []
+
+
+def _refusal(read: Callable[..., object], *arguments: str) -> list[str]:
+    try:
+        read(*arguments)
+    except CacheError as error:
+        return [str(error)]
+    return []
 
 
 def _span(layers: tuple[int, ...]) -> str:

@@ -115,7 +115,8 @@ class Failure:
 class Duplicate:
     """An utterance that has no row because its samples are those of another, named by ``original_id``.
 
-    ``audio_hash`` is that of both: where the original's row has another one by now, this is no duplicate any more.
+    ``audio_hash`` is that of both: where the original's row has another one by now, this is no duplicate any more. Of
+    the file at ``path`` it is the part from ``start`` to ``end``, in seconds.
     """
 
     id: str
@@ -126,6 +127,8 @@ class Duplicate:
     audio_hash: str = ""
     file_size: int = 0
     file_mtime_ns: int = 0
+    start: float = 0.0
+    end: float = math.inf
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +207,9 @@ class FeatureSpec:
         if outside or not self.layers:
             got = ", ".join(map(str, outside[:3])) + (", ..." if len(outside) > 3 else "") or "none"
             msg = f"layers must be in 0..{self.num_hidden_layers}, at least one. Got {got} instead."
+            raise ValueError(msg)
+        if self.sample_rate < 1:
+            msg = f"sample_rate must be at least 1. Got {self.sample_rate} instead."
             raise ValueError(msg)
         # One spelling for one meaning, so that equal requests have equal fingerprints.
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))

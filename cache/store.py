@@ -6,11 +6,7 @@ fast as a raw file, needs no lock between threads or processes, and no failing d
 
 import contextlib
 import json
-import os
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,18 +15,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.checksum import BLOCK_BYTES, RunningChecksums, checksums
+from cache.checksum import BLOCK_BYTES, RunningChecksums
 from cache.durable import DurableFile
-from cache.raw import Extent, identity, open_raw
+from cache.raw import Extent, RawFile
 from cache.schema import FORMAT_NAME, SCHEMA_VERSION, CacheError, Duplicate, Failure, FeatureSpec, Row
-from cache.table import KINDS, TABLES, decode, nouns
+from cache.table import KINDS, LATER_COLUMNS, TABLES, decode, nouns
 
-# Read and checked at once: small enough to be still in the processor's own cache when it is checked, and large enough
-# that threads seldom wait for each other's turn in Python; of 1 to 4 MiB, 3 was the fastest. Ranges of less than
-# THREADED_BYTES are done before threads have started.
-SLAB_BYTES = 12 * BLOCK_BYTES
-THREADED_BYTES = 2**23
-THREADS = min(4, os.cpu_count() or 1)
 # Since this version every structure of an HDF5 file has a checksum of its own; HDF5 1.10 and later read it.
 LIBRARY_VERSION = ("v110", "v110")
 
@@ -60,12 +50,11 @@ class CacheFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.extents: dict[str, Extent] = {}
-        self._raw = open_raw(path)
-        self._identity = identity(self._raw)
+        self._raw = RawFile(path)
         try:
-            with self._explained(), h5py.File(path, "r", driver="fileobj", fileobj=self._raw) as file:
+            with self._explained(), h5py.File(path, "r", driver="fileobj", fileobj=self._raw.file) as file:
                 self._read_attributes(file)
-                directory = _Directory(path, file, os.fstat(self._raw.fileno()).st_size)
+                directory = _Directory(path, file, self._raw.size)
                 self.num_utterances = self._read_structure(directory)
         except CacheError:
             self.close()
@@ -104,87 +93,57 @@ class CacheFile:
         """
         extent = self.extents[dataset]
         if len(extent.shape) > 1 and position is None:
-            return self._bytes(dataset, 0, extent.nbytes).view(extent.dtype).reshape(extent.shape)
+            return self._read(dataset, 0, extent.nbytes).view(extent.dtype).reshape(extent.shape)
         length = extent.shape[-2] if len(extent.shape) > 1 else extent.shape[0]
         start, stop, _ = slice(start, stop).indices(length)
         stop = max(start, stop)
         first = (position or 0) * length
-        found = self._bytes(dataset, (first + start) * extent.line_bytes, (first + stop) * extent.line_bytes)
+        found = self._read(dataset, (first + start) * extent.line_bytes, (first + stop) * extent.line_bytes)
         return found.view(extent.dtype).reshape(stop - start, *extent.shape[2:])
 
     def nouns(self, table: str) -> Iterator[Row | Failure | Duplicate]:
         """Yield the rows of ``utterances``, ``failures`` or ``duplicates``, by id."""
-        arrays = {name: self.read(f"{table}/{name}") for name in TABLES[table]}
-        for name, kind in TABLES[table].items():
-            if kind is str:
-                arrays[name] = decode(arrays[name])
+        arrays = {
+            name: self.read(f"{table}/{name}") for name in TABLES[table] if f"{table}/{name}" in self.extents
+        }
+        for name, values in arrays.items():
+            if TABLES[table][name] is str:
+                arrays[name] = decode(values)
         return nouns(table, arrays)
 
-    def _bytes(self, dataset: str, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return a range of a dataset's bytes, checked together with the rest of the blocks that it touches."""
-        extent, sums = self.extents[dataset], self.extents[f"checksums/{dataset}"]
-        first, last = start // BLOCK_BYTES, -(-stop // BLOCK_BYTES)
-        begin, end = first * BLOCK_BYTES, min(last * BLOCK_BYTES, extent.nbytes)
-        buffer = np.empty(max(0, end - begin), np.uint8)
-        expected = np.empty(max(0, last - first), "<u8")
-        if not buffer.size:
-            return buffer
-        raw = self._reopened()
-        slabs = deque(range(0, len(buffer), SLAB_BYTES))
+    def ids(self, table: str) -> NDArray[np.bytes_]:
+        """Return the ids that a table states, ascending.
 
-        def fill() -> None:
-            # Each thread takes the next slab, so that one on a busy core holds up no other.
-            while slabs:
-                try:
-                    here = slabs.popleft()
-                except IndexError:  # another thread took the last one
-                    return
-                fill_slab(here)
-
-        def fill_slab(here: int) -> None:
-            slab = buffer[here : here + SLAB_BYTES]
-            self._read_into(raw, dataset, slab, extent.offset + begin + here)
-            wanted = expected[here // BLOCK_BYTES : (here + SLAB_BYTES) // BLOCK_BYTES]
-            if not np.array_equal(checksums(slab), wanted):
-                msg = (
-                    f"{self.path}: {dataset!r} is damaged, its checksum doesn't fit; "
-                    "restore the file or extract again."
-                )
-                raise CacheError(msg)
-
-        self._read_into(raw, dataset, expected.view(np.uint8), sums.offset + first * 8)
-        if len(buffer) < THREADED_BYTES:
-            fill()
-        else:
-            with ThreadPoolExecutor(THREADS) as pool:
-                others = [pool.submit(fill) for _ in range(THREADS - 1)]
-                fill()
-                for other in others:
-                    other.result()
-        return buffer[start - begin : stop - begin]
-
-    def _read_into(self, raw: FileIO, dataset: str, buffer: NDArray[np.uint8], offset: int) -> None:
-        view, read = buffer.data, 0
-        try:
-            while read < len(view) and (count := os.preadv(raw.fileno(), [view[read:]], offset + read)):
-                read += count
-        except OSError as error:
-            msg = f"{self.path}: {dataset!r} can't be read: {error.strerror}."
-            raise CacheError(msg) from error
-        if read < len(view):
-            msg = f"{self.path}: {dataset!r} is cut short; restore the file or extract again."
+        Raises
+        ------
+        CacheError
+            Where they can't be read, or are in another order.
+        """
+        ids: NDArray[np.bytes_] = self.read(f"{table}/id")
+        if np.any(ids[1:] <= ids[:-1]):
+            msg = f"{self.path}: {f'{table}/id'!r} is not in ascending order; extract again."
             raise CacheError(msg)
+        return ids
 
-    def _reopened(self) -> FileIO:
-        raw = self._raw
-        if raw.closed:
-            raw = open_raw(self.path)
-            if identity(raw) != self._identity:
-                raw.close()
-                msg = f"{self.path}: replaced by another file since it was opened; open it anew."
-                raise CacheError(msg)
-            self._raw = raw
-        return raw
+    def frame_offsets(self) -> NDArray[np.int64]:
+        """Return where the frames of each row begin, and where the last one's end, in a cache that has frames.
+
+        Raises
+        ------
+        CacheError
+            Where they can't be read, or are not those of as many frames as the rows have.
+        """
+        lengths: NDArray[np.int64] = self.read("utterances/num_frames")
+        offsets: NDArray[np.int64] = self.read("frames/offsets")
+        if offsets[0] != 0 or lengths.min(initial=0) < 0 or not np.array_equal(np.diff(offsets), lengths):
+            msg = f"{self.path}: 'frames/offsets' disagrees with 'utterances/num_frames'; extract again."
+            raise CacheError(msg)
+        return offsets
+
+    def _read(self, dataset: str, start: int, stop: int) -> NDArray[np.uint8]:
+        return self._raw.read(
+            dataset, self.extents[dataset], self.extents[f"checksums/{dataset}"], start, stop
+        )
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -221,7 +180,9 @@ class CacheFile:
         """Find what the spec promises; return the number of utterances."""
         for table, kinds in TABLES.items():
             lengths = {
-                self._found(directory, f"{table}/{name}", KINDS[kind], 1)[0] for name, kind in kinds.items()
+                self._found(directory, f"{table}/{name}", KINDS[kind], 1)[0]
+                for name, kind in kinds.items()
+                if f"{table}/{name}" not in LATER_COLUMNS or directory.has(f"{table}/{name}")
             }
             if len(lengths) != 1:
                 msg = f"{self.path}: the columns of {table!r} differ in length."
@@ -284,11 +245,19 @@ class _Directory:
             raise CacheError(msg)
         return extent
 
+    def has(self, name: str) -> bool:
+        """Return whether there is something of this name in a group that is there."""
+        folder, _, member = name.rpartition("/")
+        return member.encode() in self._group(folder)
+
+    def _group(self, name: str) -> Any:
+        if name not in self._groups:
+            self._groups[name] = self._opened(name)
+        return self._groups[name]
+
     def _opened(self, name: str) -> Any:
         folder, _, member = name.rpartition("/")
-        if folder not in self._groups:
-            self._groups[folder] = self._opened(folder)
-        group = self._groups[folder]
+        group = self._group(folder)
         if not isinstance(group, h5py.h5g.GroupID) or member.encode() not in group:
             msg = f"{self.path}: {name!r} is missing."
             raise CacheError(msg)

@@ -26,6 +26,8 @@ TABLES: Mapping[str, Mapping[str, type]] = {
     "failures": _fields(Failure),
     "duplicates": _fields(Duplicate),
 }
+# Columns that older files lack; the nouns' defaults stand for them.
+LATER_COLUMNS = frozenset({"duplicates/start", "duplicates/end"})
 KINDS = {str: "S", int: "i", float: "f"}
 
 _VALUES: Mapping[type, Callable[[Any], tuple[Any, ...]]] = {
@@ -113,9 +115,9 @@ def columns(table: str, records: Sequence[Record]) -> dict[str, NDArray[Any]]:
 
 def nouns(table: str, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Row | Failure | Duplicate]:
     """Yield the rows of a table from its columns, texts decoded; ``record`` and ``columns`` undone."""
-    lists = [arrays[name].tolist() for name in TABLES[table]]
+    lists = [column.tolist() for column in arrays.values()]
     for values in zip(*lists, strict=True):
-        named = dict(zip(TABLES[table], values, strict=True))
+        named = dict(zip(arrays, values, strict=True))
         if table == "failures":
             yield Failure(**named)
         elif table == "duplicates":

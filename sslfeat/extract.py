@@ -7,7 +7,7 @@ import platform
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -62,6 +62,9 @@ class Extraction:
         Ids in the cache whose utterances, or their files, are not in the corpus any more; their rows are kept.
     set_aside : list of str
         What was wrong with parts of an earlier run, which were done again.
+    outdated : list of str
+        Ids of rows that are kept as they were though something else was asked of them, since their files are not
+        there.
     clipped : list of str
         Ids of this run's rows whose recordings have three or more samples in a row at full scale.
     sample_rates : dict of int to int
@@ -80,6 +83,7 @@ class Extraction:
     duplicates: list[Duplicate]
     gone: list[str]
     set_aside: list[str]
+    outdated: list[str] = dataclasses.field(default_factory=list)
     clipped: list[str] = dataclasses.field(default_factory=list)
     sample_rates: dict[int, int] = dataclasses.field(default_factory=dict)
     durations: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -107,6 +111,7 @@ class Extraction:
             failures=outcome.failures,
             duplicates=outcome.duplicates,
             gone=outcome.gone,
+            outdated=plan.outdated,
             wall_seconds=wall_seconds,
             set_aside=set_aside,
             clipped=sorted(set(clipped) - doubled),
@@ -222,7 +227,8 @@ class _Run:
         self.clipped: list[str] = []
         self.sample_rates: Counter[int] = Counter()
         self._budget = make_budget(encoder, batch_seconds)
-        self._originals: dict[str, Utterance] = {}  # audio hash -> the row of this run that has it
+        # Audio hash -> the row of this run that has it. A dict finds its oldest entry by walking over all that are gone.
+        self._originals = OrderedDict[str, Utterance]()
         self._known_failures = plan.failures
         self._unusable: dict[str, str] = {}  # audio hash -> reason
         self._open_part()
@@ -283,7 +289,7 @@ class _Run:
         """Return the first recent utterance with these samples, of the smallest id as they come by id."""
         original = self._originals.setdefault(audio_hash, utterance)
         if len(self._originals) > _RECENT:
-            del self._originals[next(iter(self._originals))]
+            self._originals.popitem(last=False)
         return original
 
     def _keep(self, reading: Reading, recording: Recording, embedded: Embedded) -> None:
@@ -325,6 +331,8 @@ class _Run:
             audio_hash=audio_hash,
             file_size=reading.file_size,
             file_mtime_ns=reading.file_mtime_ns,
+            start=reading.utterance.start,
+            end=reading.utterance.end,
         )
         self._part.add_duplicate(duplicate)
         self._num_statements += 1

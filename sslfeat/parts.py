@@ -122,7 +122,7 @@ class Parts:
         """Join the parts into the final file; return whether there was anything to join."""
         if not self._files():
             return False
-        merge(self.cache_path, self._committed(), software=software, overwrite=True)
+        merge(self.cache_path, self._committed(), complete=True, software=software, overwrite=True)
         with self._explained():
             self._clear()
         return True

@@ -22,6 +22,9 @@ from sslfeat.reading import stamp
 # Rows that are compared at once.
 _BLOCK_ROWS = 2**16
 
+# What of an utterance is known of a duplicate.
+_OF_DUPLICATES = ("path", "label", "start", "end")
+
 _get_id = attrgetter("id")
 
 
@@ -36,13 +39,16 @@ class Plan:
     failures : dict of str to str
         Id -> reason.
     gone : set of str
-        Ids of rows that are kept though their utterances, or their files, are not there any more.
+        Ids of rows and duplicates that are kept though their utterances, or their files, are not there any more.
+    outdated : list of str
+        Ids of rows that are kept as they are though other things are asked of them, since their files are not there.
     """
 
     asked: list[Utterance]
     todo: list[Utterance]
     failures: dict[str, str]
     gone: set[str]
+    outdated: list[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +96,7 @@ def make_plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> Plan
             raise ValueError(msg)
     stamps = _stamps(asked, root)
     missing = (stamps == 0).all(axis=1)
-    settled = np.zeros(len(asked), bool)
+    settled, has_row = np.zeros(len(asked), bool), np.zeros(len(asked), bool)
     corpora = np.array(sorted({utterance.corpus for utterance in asked}), np.str_)
     failures: dict[str, str] = {}
     duplicates: dict[str, Duplicate] = {}
@@ -101,6 +107,7 @@ def make_plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> Plan
             places = find_places(asked, ids)
             is_asked = places >= 0
             settled[places[is_asked]] = _unchanged(cache, rows, is_asked, asked, stamps, places[is_asked])
+            has_row[places[is_asked]] = True
             in_corpora = np.isin(cache.column("corpus", rows), corpora)
             gone.update(ids[index] for index in np.flatnonzero(in_corpora & ~is_asked).tolist())
             for identity in (failures.keys() | duplicates.keys()).intersection(ids):
@@ -115,11 +122,19 @@ def make_plan(utterances: Sequence[Utterance], parts: Parts, root: Path) -> Plan
         without_row = failures.keys() | duplicates.keys()
         gone -= without_row
         places = find_places(asked, sorted(without_row))
-        settled[places[places >= 0]] = False
+        settled[places[places >= 0]] = has_row[places[places >= 0]] = False
+    # Nothing could be made in the place of a row whose file is not there.
+    outdated = has_row & missing & ~settled
+    settled |= outdated
     _settle(duplicates, asked, settled, stamps, parts)
-    gone.update(asked[index].id for index in np.flatnonzero(settled & missing).tolist())
-    todo = list(compress(asked, (~settled).tolist()))
-    return Plan(asked=asked, todo=todo, failures=failures, gone=gone)
+    gone.update(asked[index].id for index in np.flatnonzero(settled & missing & ~outdated).tolist())
+    return Plan(
+        asked=asked,
+        todo=list(compress(asked, (~settled).tolist())),
+        failures=failures,
+        gone=gone,
+        outdated=[asked[index].id for index in np.flatnonzero(outdated).tolist()],
+    )
 
 
 def see_outcome(plan: Plan, parts: Parts) -> Outcome:
@@ -221,14 +236,9 @@ def _settle(
     }
     hashes = {originals[identity] for identity in originals.keys() - redone}
     for duplicate, place in stated:
-        settled[place] = (
-            duplicate.audio_hash in hashes
-            and (duplicate.path, duplicate.label) == (asked[place].path, asked[place].label)
-            and (
-                not stamps[place].any()
-                or stamps[place].tolist() == [duplicate.file_size, duplicate.file_mtime_ns]
-            )
-        )
+        is_same = all(getattr(duplicate, name) == getattr(asked[place], name) for name in _OF_DUPLICATES)
+        is_same &= stamps[place].tolist() == [duplicate.file_size, duplicate.file_mtime_ns]
+        settled[place] = duplicate.audio_hash in hashes and (is_same or not stamps[place].any())
 
 
 def _rows_with(hashes: set[str], parts: Parts) -> dict[str, str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sslfeat.tables import make_table
+from sslfeat.tables import make_table, printable
 
 if TYPE_CHECKING:
     from sslfeat.extract import Extraction
@@ -113,7 +113,7 @@ def tell_some(heading: str, lines: Sequence[str]) -> None:
         return
     tell(heading)
     for line in lines[:_MOST_SHOWN]:
-        tell(f"  {line}")
+        tell(f"  {printable(line)}")
     if len(lines) > _MOST_SHOWN:
         tell(f"  ... and {len(lines) - _MOST_SHOWN} more")
 
@@ -132,6 +132,7 @@ def tell_extraction(done: "Extraction") -> None:
     tell_some("damaged parts of an earlier run, set aside; their utterances were done again:", done.set_aside)
     tell_some("duplicates, left out:", repeated)
     tell_some("in the cache, but not in the corpus any more; kept:", done.gone)
+    tell_some("changed in the corpus, but kept as they were, since their files are not there:", done.outdated)
     tell_some("clipped, kept:", done.clipped)
     if len(done.sample_rates) > 1:
         rates = ", ".join(f"{count} at {rate} Hz" for rate, count in done.sample_rates.items())
@@ -146,9 +147,8 @@ def tell_extraction(done: "Extraction") -> None:
         things = "utterance" if done.num_written == 1 else "utterances"
         written = f"{done.num_written} {things} written ({done.audio_seconds:.0f} s of audio, {rate:.0f} x real time)"
     kept = f", {done.num_kept} there already" if done.num_kept else ""
-    tell(
-        f"{done.cache_path}: {written}{kept}; {len(done.failures)} failed, {len(done.duplicates)} duplicates."
-    )
+    copies = "duplicate" if len(done.duplicates) == 1 else "duplicates"
+    tell(f"{done.cache_path}: {written}{kept}; {len(done.failures)} failed, {len(done.duplicates)} {copies}.")
 
 
 def print_predictions(

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import settings
 
 from cache import CacheWriter, FeatureSpec, Row, Utterance
+from cache.store import NewCache
 
 # The same examples on every run, however slow the disk.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -85,5 +86,22 @@ def write_cache(tmp_path, make_spec, make_row, numbers_of):
             for duplicate in duplicates:
                 writer.add_duplicate(duplicate)
         return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def write_altered(write_cache, monkeypatch):
+    """Write a cache of which one dataset was changed before its checksums were made."""
+
+    def write(*arguments, dataset, change, **options):
+        append = NewCache.append
+
+        def append_changed(new, name, values):
+            append(new, name, change(values) if name == dataset else values)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(NewCache, "append", append_changed)
+            return write_cache(*arguments, **options)
 
     return write

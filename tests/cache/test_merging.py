@@ -140,6 +140,9 @@ def test_the_result_may_be_an_input(write_cache, tmp_path):
         assert joined.software == {"sslfeat": "2"}
     merge(old, [old], software={"sslfeat": "3"})
     assert FeatureCache(old).software == {"sslfeat": "3"}
+    assert FeatureCache(old).complete is False
+    merge(old, [new], overwrite=True)
+    assert FeatureCache(old).complete is True
     assert FeatureCache(old).complete is True
 
 
@@ -179,6 +182,19 @@ def test_a_damaged_input_is_named_and_nothing_is_written(write_cache, tmp_path):
     with pytest.raises(CacheError, match=r"b\.h5: 'features/std' is damaged, its checksum doesn't fit"):
         merge(tmp_path / "out.h5", paths)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2], [2, 0, 1], [0, 0, 1]])
+@pytest.mark.parametrize("table", ["utterances", "failures"])
+def test_an_input_out_of_order_is_refused(write_cache, write_altered, tmp_path, table, order):
+    failures = [Failure(id=name, path="", reason="") for name in "xyz"]
+    bad = write_altered("bad.h5", "bca", failures, dataset=f"{table}/id", change=lambda ids: ids[order])
+    with FeatureCache(bad) as cache:
+        assert cache.verify() == [f"{bad}: '{table}/id' is not in ascending order; extract again."]
+    with pytest.raises(
+        CacheError, match=rf"bad\.h5: '{table}/id' is not in ascending order; extract again\."
+    ):
+        merge(tmp_path / "out.h5", [write_cache("a.h5", ["a"]), bad])
 
 
 def test_only_failures(write_cache, tmp_path):

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import CacheError, CacheWriter, Duplicate, Failure, FeatureCache, FeatureSpec, Row, Utterance
+from cache import (
+    CacheError,
+    CacheWriter,
+    Duplicate,
+    Failure,
+    FeatureCache,
+    FeatureSpec,
+    Row,
+    Utterance,
+    merge,
+)
 
 VERSION_1 = Path(__file__).parents[1] / "data" / "cache-v1.h5"
 
@@ -318,3 +328,21 @@ def test_verify_names_each_damage(filled):
         assert re.search(f"filled.h5: '{name}' is damaged, its checksum doesn't fit", found)
     assert "features/mean" not in found
     assert "utterances/id" not in found
+
+
+@pytest.mark.parametrize("offsets", [[0, 1, 4], [-3, 3, 6], [1, 4, 7], [0, 6, 3], [0, 3, 99]])
+def test_frames_of_another_utterance_are_never_returned(write_altered, make_spec, tmp_path, offsets):
+    path = write_altered(
+        "bad.h5", ["a", "b", "c"], spec=make_spec(frames=True), dataset="frames/offsets",
+        change=lambda values: np.array([*offsets, values[-1]]),
+    )  # fmt: skip
+    told = r"bad\.h5: 'frames/offsets' disagrees with 'utterances/num_frames'; extract again\."
+    with FeatureCache(path) as cache:
+        assert cache.verify() == [
+            f"{path}: 'frames/offsets' disagrees with 'utterances/num_frames'; extract again."
+        ]
+        for index in range(3):
+            with pytest.raises(CacheError, match=told):
+                cache.frames(index, 0)
+    with pytest.raises(CacheError, match=told):
+        merge(tmp_path / "out.h5", [path])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cache import CacheError
 from cache.checksum import BLOCK_BYTES, checksums
-from cache.store import SLAB_BYTES, CacheFile, NewCache, _Directory
+from cache.raw import SLAB_BYTES
+from cache.store import CacheFile, NewCache, _Directory
 
 
 @settings(max_examples=10)

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cache import CacheError, Duplicate, Failure, Row, Utterance
-from cache.table import TABLES, columns, decode, encode, nouns, record
+from cache.table import LATER_COLUMNS, TABLES, columns, decode, encode, nouns, record
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
@@ -43,7 +43,10 @@ def test_columns_are_those_of_schema_1():
         "audio_hash",
         "file_size",
         "file_mtime_ns",
+        "start",
+        "end",
     ]
+    assert {name.partition("/")[2] for name in LATER_COLUMNS} == {"start", "end"}
 
 
 @given(st.lists(texts))

@@ -282,10 +282,10 @@ def test_a_row_outlives_its_file(run: Run, utterances: Listing, wav: Path, out: 
     assert (done.num_written, done.num_kept, len(done.gone)) == (0, 12, 12)
     assert done.failures == []
     assert out.read_bytes() == before
-    # Its fields can't be brought up to date, and rows must not lie.
     changed = [dataclasses.replace(listed[0], label="fear"), *listed[1:]]
     done = run(utterances=changed)
-    assert reasons(done) == {listed[0].id: "no such file."}
+    assert (done.outdated, done.failures, len(done.gone)) == ([listed[0].id], [], 11)
+    assert out.read_bytes() == before
     wav.with_name("elsewhere").rename(wav)
     assert run(utterances=changed).num_written == 1
 
@@ -441,6 +441,21 @@ def test_a_duplicate_gets_its_row_when_the_original_changes(run: Run, wav: Path,
     assert (done.num_written, done.duplicates, done.failures) == (2, [], [])
     with FeatureCache(out) as cache:
         assert len(cache) == 13
+
+
+def test_a_duplicate_that_is_cut_anew_is_read_again(run: Run, wav: Path, out: Path) -> None:
+    second = noise(1.0)
+    soundfile.write(wav / "long.wav", np.concatenate([second, second, noise(1.0, seed=1)]), 16_000)
+    first, copy = (
+        Utterance(id=name, path="long.wav", start=at, end=at + 1) for name, at in (("a", 0.0), ("b", 1.0))
+    )
+    assert [one.id for one in run(utterances=[first, copy]).duplicates] == ["b"]
+    assert run(utterances=[first, copy]).num_kept == 2
+    done = run(utterances=[first, dataclasses.replace(copy, start=2.0, end=3.0)])
+    assert (done.num_written, done.duplicates) == (1, [])
+    with FeatureCache(out) as cache:
+        assert cache.utterance_ids.tolist() == ["a", "b"]
+        assert cache.column("start").tolist() == [0.0, 2.0]
 
 
 def test_a_duplicate_whose_label_changes(run: Run, utterances: Listing, wav: Path, out: Path) -> None:
@@ -599,6 +614,15 @@ def test_an_unforeseen_error_while_decoding_surfaces(
     assert not decoding_threads()
     # The windows before it are kept.
     assert run().num_kept == 8
+
+
+def test_clipping_is_not_told_of_a_copy(run: Run, wav: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sslfeat.extract._RECENT", 1)
+    soundfile.write(wav / "16a01Wa.wav", np.clip(noise(0.3) * 40, -1, 1), 16_000)
+    shutil.copy(wav / "16a01Wa.wav", wav / "16b01Wa.wav")
+    soundfile.write(wav / "16a09Wa.wav", noise(0.3), 16_000)
+    done = run()
+    assert (done.clipped, [one.id for one in done.duplicates]) == (["own/16a01Wa"], ["own/16b01Wa"])
 
 
 def test_clipping_and_rates_are_told_of_what_this_run_made(run: Run, wav: Path) -> None:

@@ -17,6 +17,7 @@ from sslfeat.parts import Parts
 from sslfeat.plan import Plan, find_places, make_plan, see_outcome
 
 IDS = [f"own/{name}" for name in ("a", "b", "c", "d", "e", "f", "g\udcff", "h\U0001f600", "h\uffee", "i")]
+GONE = {"b", "e"}
 HASHES = ["0" * 31 + digit for digit in "123"]
 
 
@@ -48,7 +49,7 @@ def utterance(identity: str, **fields: Any) -> Utterance:
     )
 
 
-def row(one: Utterance, audio_hash: str = HASHES[0], stamp: tuple[int, int] = (0, 0)) -> Row:
+def row(one: Utterance, audio_hash: str = HASHES[0], stamp: tuple[int, int] = (1, 1)) -> Row:
     return Row(
         utterance=one, audio_hash=audio_hash, num_samples=8000, num_frames=24,
         file_size=stamp[0], file_mtime_ns=stamp[1],
@@ -61,12 +62,19 @@ def failure(one: Utterance, reason: str = "cut short") -> Failure:
 
 def duplicate(one: Utterance, original: str, audio_hash: str = HASHES[0]) -> Duplicate:
     return Duplicate(
-        id=one.id, path=one.path, original_id=original, label=one.label, original_label="fear", audio_hash=audio_hash
+        id=one.id, path=one.path, original_id=original, label=one.label, original_label="fear", audio_hash=audio_hash,
+        file_size=1, file_mtime_ns=1, start=one.start, end=one.end,
     )  # fmt: skip
 
 
-def plainly(asked: list[Utterance], parts: Parts) -> tuple[list[str], dict[str, str], set[str]]:
-    """What is to be done, what failed and what is gone, where no file is there: held in dictionaries whole."""
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files are there and unchanged but those of ``GONE``."""
+    monkeypatch.setattr("sslfeat.plan.stamp", lambda path: (0, 0) if Path(path).stem in GONE else (1, 1))
+
+
+def plainly(asked: list[Utterance], parts: Parts) -> tuple[list[str], dict[str, str], set[str], list[str]]:
+    """What is to be done, what failed, what is gone and what is outdated: held in dictionaries whole."""
     rows, others = dict[str, Row](), dict[str, Failure | Duplicate]()
     for cache in parts.caches():
         for one in cache.rows():
@@ -76,26 +84,32 @@ def plainly(asked: list[Utterance], parts: Parts) -> tuple[list[str], dict[str, 
             others[other.id] = other
             rows.pop(other.id, None)
     by_id = {one.id: one for one in asked}
+    gone = {one.id for one in asked if Path(one.path).stem in GONE}
     done = {identity for identity, one in rows.items() if by_id.get(identity) == one.utterance}
+    done |= rows.keys() & gone
     staying = {one.audio_hash for identity, one in rows.items() if identity in done or identity not in by_id}
-    done |= {
-        identity
-        for identity, one in others.items()
-        if isinstance(one, Duplicate) and identity in by_id and one.audio_hash in staying
-        and (one.path, one.label) == (by_id[identity].path, by_id[identity].label)
-    }  # fmt: skip
+    for identity, other in others.items():
+        if isinstance(other, Duplicate) and other.audio_hash in staying and identity in by_id:
+            wanted = by_id[identity]
+            told = (other.path, other.label, other.start, other.end)
+            if identity in gone or told == (wanted.path, wanted.label, wanted.start, wanted.end):
+                done.add(identity)
     failures = {one.id: one.reason for one in others.values() if isinstance(one, Failure)}
-    gone = {identity for identity in rows if identity not in by_id} | done
-    return sorted(by_id.keys() - done), failures, gone
+    outdated = {identity for identity in rows.keys() & gone if rows[identity].utterance != by_id[identity]}
+    gone_told = (rows.keys() - by_id.keys()) | (done & gone) - outdated
+    return sorted(by_id.keys() - done), failures, gone_told, sorted(outdated)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_newest_statement_of_many_parts_holds(
-    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    parts: Parts, tmp_path: Path, files: None, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
     for _ in range(4):
-        chosen = [utterance(one, label=chance.choice(["fear", "anger"])) for one in chance.sample(IDS, 5)]
+        chosen = [
+            utterance(one, label=chance.choice(["fear", "anger"]), start=chance.choice([0.0, 0.0, 0.5]))
+            for one in chance.sample(IDS, 5)
+        ]
         kinds = [
             lambda one: row(one, chance.choice(HASHES)),
             lambda one: duplicate(one, chance.choice(IDS), chance.choice(HASHES)),
@@ -107,7 +121,8 @@ def test_the_newest_statement_of_many_parts_holds(
         for _ in range(3):
             asked = [utterance(one) for one in chance.sample(IDS, 7)]
             plan = make_plan(asked, parts, tmp_path)
-            assert ([one.id for one in plan.todo], plan.failures, plan.gone) == plainly(asked, parts)
+            todo = [one.id for one in plan.todo]
+            assert (todo, plan.failures, plan.gone, plan.outdated) == plainly(asked, parts)
             assert plan.asked == sorted(asked, key=lambda one: one.id)
 
 
@@ -118,15 +133,18 @@ def test_a_file_of_another_stamp_is_read_again(parts: Parts, tmp_path: Path) -> 
         (tmp_path / one.path).write_bytes(b"some audio")
         status = (tmp_path / one.path).stat()
         stamps.append((status.st_size, status.st_mtime_ns))
+    copy = utterance(IDS[4])
+    (tmp_path / copy.path).write_bytes(b"rewritten")
+    commit(parts, duplicate(copy, IDS[2]))
     commit(parts, *(row(one, HASHES[0], stamp) for one, stamp in zip(asked, [*stamps, (7, 7)], strict=True)))
     (tmp_path / asked[0].path).write_bytes(b"more audio than there was")
     os.utime(tmp_path / asked[1].path, ns=(1, 1))
-    plan = make_plan(asked, parts, tmp_path)
-    assert [one.id for one in plan.todo] == IDS[:2]
+    plan = make_plan([*asked, copy], parts, tmp_path)
+    assert [one.id for one in plan.todo] == [*IDS[:2], copy.id]
     assert plan.gone == {IDS[3]}
 
 
-def test_a_changed_field_is_done_again(parts: Parts, tmp_path: Path) -> None:
+def test_a_changed_field_is_done_again(parts: Parts, tmp_path: Path, files: None) -> None:
     fields = [field for field in dataclasses.fields(Utterance) if field.name not in {"id", "end"}]
     kept = [utterance(f"own/{field.name}") for field in fields] + [
         utterance("own/end"),
@@ -142,14 +160,25 @@ def test_a_changed_field_is_done_again(parts: Parts, tmp_path: Path) -> None:
     assert {one.id for one in make_plan(asked, parts, tmp_path).todo} == {one.id for one in asked[:-1]}
 
 
+@pytest.mark.parametrize("changed", [{"label": "joy"}, {"path": "typo.wav"}, {"end": 2.0}])
+def test_a_change_without_the_audio_destroys_no_row(
+    parts: Parts, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    kept = utterance("own/a")
+    commit(parts, row(kept), duplicate(utterance("own/b"), kept.id))
+    asked = [dataclasses.replace(one, **changed) for one in (kept, utterance("own/b"))]
+    plan = make_plan(asked, parts, tmp_path)
+    assert (plan.todo, plan.gone, plan.outdated) == ([], {"own/b"}, ["own/a"])
+
+
 def test_rows_of_another_corpus_are_nobodys_business(parts: Parts, tmp_path: Path) -> None:
     commit(parts, row(utterance("own/a")), row(utterance("x", corpus="other")), row(utterance("y")))
     assert make_plan([utterance("own/b")], parts, tmp_path).gone == {"own/a", "y"}
-    assert make_plan([], parts, tmp_path) == Plan(asked=[], todo=[], failures={}, gone=set())
+    assert make_plan([], parts, tmp_path) == Plan(asked=[], todo=[], failures={}, gone=set(), outdated=[])
 
 
 def test_an_outcome_tells_of_what_was_asked(parts: Parts, tmp_path: Path) -> None:
-    commit(parts, row(utterance(IDS[9]), HASHES[1]))
+    commit(parts, row(utterance(IDS[9]), HASHES[1]), row(utterance("own/z"), HASHES[2]))
     asked = [utterance(one) for one in (*IDS[:4], IDS[9])]
     plan = make_plan(asked, parts, tmp_path)
     commit(
@@ -161,7 +190,8 @@ def test_an_outcome_tells_of_what_was_asked(parts: Parts, tmp_path: Path) -> Non
     assert outcome.seconds.tolist() == [0.5, 0.5]
     assert [one.id for one in outcome.failures] == [asked[1].id]
     assert [one.id for one in outcome.duplicates] == [asked[3].id]
-    assert outcome.gone == [IDS[9]]
+    # The row that was gone already has since become a duplicate of one of a smaller id.
+    assert (plan.gone, outcome.gone) == ({IDS[9], "own/z"}, [IDS[9]])
 
 
 def test_two_utterances_of_one_id(parts: Parts, tmp_path: Path) -> None:

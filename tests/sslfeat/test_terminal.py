@@ -136,6 +136,7 @@ def extraction(**changes: Any) -> Extraction:
         ({"num_written": 3, "audio_seconds": 90.4}, "3 utterances written (90 s of audio, 45 x real time); 0 failed, 0 duplicates."),
         ({"num_written": 1, "num_kept": 2, "audio_seconds": 5.0, "wall_seconds": 0.0}, "1 utterance written (5 s of audio, 5000000000 x real time), 2 there already; 0 failed, 0 duplicates."),
         ({"failures": [Failure(id="a", path="a.wav", reason="silent.")]}, "nothing written; 1 failed, 0 duplicates."),
+        ({"duplicates": [Duplicate(id="b", path="b.wav", original_id="a")]}, "nothing left to do; 0 failed, 1 duplicate."),
     ],
 )  # fmt: skip
 def test_an_extraction_ends_with_what_was_written(capsys, changes, sentence):
@@ -152,7 +153,8 @@ def test_an_extraction_tells_all_that_is_missing(capsys):
         extraction(
             failures=[Failure(id="d", path="deep/d.wav", reason="truncated.")],
             duplicates=[same, clash],
-            gone=["e"],
+            gone=["e\x1b[31m"],
+            outdated=["g"],
             set_aside=["part-00000001.h5: cut short."],
             clipped=["f"],
             sample_rates={16_000: 3, 44_100: 1},
@@ -167,7 +169,9 @@ def test_an_extraction_tells_all_that_is_missing(capsys):
         "  b has the samples of a",
         "  c has the samples of a, but is labelled joy and not fear",
         "in the cache, but not in the corpus any more; kept:",
-        "  e",
+        "  e\\x1b[31m",
+        "changed in the corpus, but kept as they were, since their files are not there:",
+        "  g",
         "clipped, kept:",
         "  f",
         "sample rates differ, and were made one: 3 at 16000 Hz, 1 at 44100 Hz",
