@@ -16,7 +16,7 @@ from cache.schema import CacheError
 from classify.calibration import measure_calibration
 from classify.checkpoint import Checkpoint
 from classify.differences import describe_differences, find_differences
-from classify.estimators import BASELINES, FRAME_READERS, MIXERS, make_classifier
+from classify.estimators import BASELINES, FRAME_READERS, GRIDS, MIXERS, make_classifier
 from classify.fitting import (
     FRAMES,
     NO_POOLING,
@@ -258,6 +258,7 @@ def compare(
         notes=(
             *selection.notes,
             *(["In training, labels count in inverse proportion to their number."] if class_weight else []),
+            *(f"{name} has no grid to be tuned by." for name in classifiers if tune and name not in GRIDS),
             *make_notes(selection, divided[protocols[0].name][0], protocols[0], results),
             *([describe_differences(differences, results)] if differences else []),
         ),

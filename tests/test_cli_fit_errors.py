@@ -48,7 +48,10 @@ def grid(
         (["--layer", "13"], r".*own\.h5: no layer 13; stored layers are 0, 2\.", 1),
         (["--layer", "last"], r"--layer takes all, best, or a layer's number\. Got 'last' instead\.", 2),
         (["--layer", "-1"], r"--layer takes all, best, or a layer's number\. Got '-1' instead\.", 2),
-        (["--layer", "best", "--layer", "2"], r"--layer best chooses among all layers and stands alone\.", 2),
+        (["--layer", "best", "--layer", "2"], r"--layer best is about all layers and stands alone\.", 2),
+        (["--layer", "all", "--layer", "2"], r"--layer all is about all layers and stands alone\.", 2),
+        (["--report-optimism", "--protocol", "paper"], r"--report-optimism holds another protocol against paper\. Leave it out, or choose another --protocol\.", 2),
+        (["--jobs", "0"], r"--jobs is a number of processes, or -1 for all cores\. Got 0 instead\.", 2),
         (["--pooling", "std"], r".*own\.h5: no pooling 'std'; stored are mean\.", 1),
         (["--pooling", "mean+median"], r"Invalid value for '--pooling': pooling is out of mean, std, max, min, or several joined by \+\. Got 'median' instead\.", 2),
         (["--classifier", "xgboost"], r"classifier must be one of feedforward, logistic, .*, or module:Class\. Got 'xgboost' instead\.", 2),
@@ -90,6 +93,7 @@ def test_fit_on_some_corpora_and_others(fails, sslfeat, tmp_path):
     )
     match = r"--train and --test are a protocol themselves\. Got --protocol paper too\."
     fails("fit", *crossed, "--protocol", "paper", match=match, status=2)
+    (tmp_path / "results" / ".joint-killed").mkdir()
     done = sslfeat("fit", *crossed, "--merge-labels", "rage=fear")
     assert done.status == 0, done.err
     assert (
@@ -97,7 +101,8 @@ def test_fit_on_some_corpora_and_others(fails, sslfeat, tmp_path):
         in done.err
     )
     assert re.search(r"pair by pair: first to second \d+\.\d %\.", done.err)
-    assert "2\tmean\tridge\tcross-corpus" in done.out
+    assert "\nfirst + second\t2\tmean\tridge\tcross-corpus" in done.out
+    assert "; first + second, layer 2, mean, ridge, fitted again on all utterances: " in done.err
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
         "bundle", "predictions.csv", "report.html", "report.md", "results.csv", "results.json", "table.tex",
     ]  # fmt: skip
@@ -242,6 +247,9 @@ def test_predict_needs_audio_or_a_cache(fails, results_dir, cache_path, corpus_d
     match = "give audio files or folders, or --cache: one of the two."
     fails("predict", bundle, match=match, status=2)
     fails("predict", bundle, corpus_dir, "--cache", cache_path, match=match, status=2)
+    for option, value in (("--model", "tiny"), ("--device", "cpu"), ("--jobs", 2)):
+        match = f"a cache's features are there already: {option} is for audio\\."
+        fails("predict", bundle, "--cache", cache_path, option, value, match=match, status=2)
     fails("predict", bundle, tmp_path, match=rf"{re.escape(str(tmp_path))}: no audio in it ")
     match = r"the bundle's encoder, tiny-wav2vec2-.*, was a local directory; name it with --model\."
     fails("predict", bundle, corpus_dir, match=match, status=2)

@@ -217,7 +217,10 @@ def test_optimism_is_measured_and_marked(make_cache):
 
 def test_notes_say_what_a_reader_must_know(make_cache):
     drop = {f"emodb/00t{text}fear": {"label": "joy"} for text in range(4)}
-    notes = compare([make_cache("one", change=drop)], classifiers=["majority"], layers=[0, 1]).notes
+    notes = compare(
+        [make_cache("one", change=drop)], classifiers=["majority"], layers=[0, 1], tune=True
+    ).notes
+    assert "majority has no grid to be tuned by." in notes
     assert any(note.startswith("6 speakers are few: the intervals can't be trusted") for note in notes)
     assert any(note.startswith("1 of 6 folds tests some labels only") for note in notes)
 
