@@ -65,6 +65,8 @@ class Protocol:
         Whether the audit lists the folds, because the protocol's name doesn't say who is in which.
     divide : callable
         From the table and a seed to folds.
+    remark : callable, optional
+        From the table to a sentence that the audit must add; empty where there is nothing to say.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Protocol:
     optimistic: bool = False
     told: bool = False
     divide: Callable[[UtteranceTable, int], list[Fold]]
+    remark: Callable[[UtteranceTable], str] = lambda _table: ""
 
 
 PROTOCOLS: dict[str, Callable[[str], Protocol]] = {}
@@ -146,7 +149,8 @@ def make_folds(protocol: Protocol, table: UtteranceTable, *, random_state: int =
             )
             raise ValueError(msg)
     listed = f" The folds test {'; '.join(fold.name for fold in folds)}." if protocol.told else ""
-    return folds, audit(folds, table, protocol) + listed
+    remark = protocol.remark(table)
+    return folds, audit(folds, table, protocol) + listed + (f" {remark}" if remark else "")
 
 
 def _known(table: UtteranceTable, column: str, protocol: str, *, at_least: int = 2) -> Column:
@@ -177,7 +181,8 @@ def _dealt(table: UtteranceTable, column: str, hands: int) -> NDArray[np.intp]:
     """Return the hand, 0 to ``hands`` - 1, of each utterance's value, dealt out evenly.
 
     The order is by corpus and sex, so that each hand gets its part of both, then by a hash of the value: it
-    depends on nothing but the values, so that folds stay as they are when labels are left out.
+    depends on nothing but the values, so that folds stay as they are when labels are left out, as long as no
+    value is lost with them.
     """
     values = getattr(table, column)
     facts: dict[str, tuple[str, ...]] = {}
@@ -314,7 +319,7 @@ def _predefined(name: str) -> Protocol:
 
     def divide(table: UtteranceTable, _seed: int) -> list[Fold]:
         if path:
-            return _leave_one_out(_read_folds(Path(path), table.utterance_ids))
+            return _leave_one_out(_folds_of(table.utterance_ids, Path(path)))
         splits = _known(table, "splits", name)
         test, train = np.flatnonzero(splits == "test"), np.flatnonzero(splits == "train")
         if not len(test) or not len(train):
@@ -324,6 +329,14 @@ def _predefined(name: str) -> Protocol:
             raise ValueError(msg)
         return [Fold("test", train, test)]
 
+    def remark(table: UtteranceTable) -> str:
+        others = sorted(set(_read_folds(Path(path))) - set(table.utterance_ids)) if path else []
+        return (
+            f"{len(others)} of the ids in {Path(path).name} are not compared, as {others[0]}."
+            if others
+            else ""
+        )
+
     where = (
         f"the folds of {Path(path).name}" if path else "the corpus's own split into training and test part"
     )
@@ -332,28 +345,39 @@ def _predefined(name: str) -> Protocol:
         claim=f"Scores tell how well emotions are told apart on {where}, whose speakers training has not heard.",
         disjoint=("speakers",),
         divide=divide,
+        remark=remark,
     )
 
 
-def _read_folds(path: Path, utterance_ids: Column) -> Column:
+def _read_folds(path: Path) -> dict[str, str]:
+    """Return the fold of each id."""
+    folds: dict[str, str] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         msg = f"{path}: the folds can't be read ({error})."
         raise ValueError(msg) from error
-    if rows and rows[0] == ["id", "fold"]:
+    if rows and rows[0][1] == ["id", "fold"]:
         rows = rows[1:]
-    wrong = [i for i, row in enumerate(rows) if len(row) != 2 or not all(row)]
-    if wrong or not rows:
-        msg = f"{path}: each line must be an utterance's id and its fold. Line {wrong[0] + 1 if wrong else 1} is not."
-        raise ValueError(msg)
-    folds = dict(rows)
+    for line, row in rows or [(1, [])]:
+        if len(row) != 2 or not all(row):
+            msg = f"{path}: each line must be an utterance's id and its fold. Line {line} is not."
+            raise ValueError(msg)
+        if folds.setdefault(row[0], row[1]) != row[1]:
+            msg = f"{path}: each utterance must be in one fold. Line {line} puts {row[0]} into {row[1]}, after {folds[row[0]]}."
+            raise ValueError(msg)
+    return folds
+
+
+def _folds_of(utterance_ids: Column, path: Path) -> Column:
+    folds = _read_folds(path)
     missing = [utterance_id for utterance_id in utterance_ids if utterance_id not in folds]
     if missing:
         msg = f"{path}: {len(missing)} of {len(utterance_ids)} utterances have no fold, as {missing[0]}; add them."
         raise ValueError(msg)
-    if len(distinct := set(folds.values())) < 2:
+    if len(distinct := {folds[utterance_id] for utterance_id in utterance_ids}) < 2:
         msg = f"{path}: at least two folds are needed. Got {', '.join(distinct)} only."
         raise ValueError(msg)
     return np.array([folds[utterance_id] for utterance_id in utterance_ids])
@@ -402,8 +426,8 @@ def _paper(name: str) -> Protocol:
 
     return Protocol(
         name=name,
-        claim="Optimistic: every test speaker is in training too, as in arXiv 2411.02964, so scores can be held "
-        "against that paper's table and say nothing about new speakers.",
+        claim="Optimistic: test speakers may be in training too, as in arXiv 2411.02964 (the audit counts them), so "
+        "scores can be held against that paper's table and say nothing about new speakers.",
         disjoint=(),
         optimistic=True,
         divide=divide,

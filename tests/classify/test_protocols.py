@@ -165,6 +165,31 @@ def test_predefined_follows_the_split_column():
     assert len(fold.train) + len(fold.test) == len(table)
 
 
+def test_a_file_of_folds_is_read_by_lines(tmp_path):
+    table = make_table()
+    path = tmp_path / "folds.csv"
+    lines = [f"{row},{speaker}" for row, speaker in zip(table.utterance_ids, table.speakers, strict=True)]
+    path.write_text("\n".join(["id,fold", *lines, "", "gone/1,emodb:00", "gone/2,emodb:09", ""]) + "\n")
+    protocol = find_protocol(f"predefined:{path}")
+    folds, told = make_folds(protocol, table)
+    assert len(folds) == len(set(table.speakers))
+    assert told.endswith(" 2 of the ids in folds.csv are not compared, as gone/1.")
+    for wrong, message in (
+        (
+            f"{table.utterance_ids[3]},other",
+            rf"Line 75 puts {table.utterance_ids[3]} into other, after emodb:",
+        ),
+        ("alone", r"each line must be an utterance's id and its fold\. Line 75 is not\."),
+    ):
+        path.write_text("\n".join(["id,fold", *lines, "", wrong]))
+        with pytest.raises(ValueError, match=message):
+            make_folds(protocol, table)
+    # One fold here, whatever others there are elsewhere.
+    path.write_text("\n".join(f"{row},a" for row in table.utterance_ids) + "\ngone/1,b\n")
+    with pytest.raises(ValueError, match=r"at least two folds are needed\. Got a only"):
+        make_folds(protocol, table)
+
+
 def test_predefined_follows_a_file(tmp_path):
     table = make_table()
     path = tmp_path / "folds.csv"
