@@ -77,7 +77,7 @@ class CheckReport:
         return min(seconds), float(np.median(seconds)), max(seconds)
 
     @property
-    def speakers_by_label(self) -> dict[str, dict[str, int]]:
+    def labels_by_speaker(self) -> dict[str, dict[str, int]]:
         """Speaker -> label -> utterances listed, both in alphabetical order; a label no one has is absent."""
         counts = Counter((each.speaker, each.label) for each in self.listing.utterances)
         table: dict[str, dict[str, int]] = {}
@@ -108,7 +108,7 @@ class CheckReport:
             "notes": listing.notes,
             "utterances": len(listing.utterances),
             "is_off": self.is_off,
-            "labels_by_speaker": self.speakers_by_label,
+            "labels_by_speaker": self.labels_by_speaker,
             "published_labels": self.published_labels,
             "unlabelled": self.unlabelled,
             "missing": listing.missing,
@@ -212,6 +212,7 @@ def _decoded(
                 start=utterance.start,
                 end=utterance.end,
                 min_samples=min_samples,
+                max_samples=0,  # facts, and no waveform
             )
         except AudioError as error:
             return error

@@ -52,9 +52,7 @@ def extract_on_cluster(
     Raises
     ------
     WorkerError
-        Where no scheduler answers, or a share failed, or several workers were lost doing it.
-    ImportError
-        Where Dask is not installed.
+        Where Dask is not installed, no scheduler answers, a share failed, or several workers were lost doing it.
     CacheError, SpecMismatchError, ValueError
         As `spread` raises them.
     """
@@ -120,7 +118,7 @@ def _distributed() -> Any:
         return importlib.import_module("distributed")
     except ImportError as error:
         msg = "a scheduler needs Dask, which is not installed; install sslfeat[dask]."
-        raise ImportError(msg) from error
+        raise WorkerError(msg) from error
 
 
 @contextlib.contextmanager

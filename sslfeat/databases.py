@@ -188,7 +188,10 @@ def _time(value: Any) -> str:
 
 
 def _word(value: Any, names: Sequence[str] | None) -> str:
-    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else _plain(value)
+    """Return a label in words; numbers of no name, as -1, are those of a label that is not known."""
+    if names and isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else ""
+    return _plain(value)
 
 
 def _exported(audio: Mapping[str, Any], root: Path, stem: Path) -> str:
@@ -200,7 +203,7 @@ def _exported(audio: Mapping[str, Any], root: Path, stem: Path) -> str:
         (kind for start, kind in _SUFFIXES.items() if content.startswith(start)), Path(path).suffix or ".wav"
     )
     target = root / stem.with_suffix(suffix)
-    if not target.exists() or target.stat().st_size != len(content):
+    if not target.exists() or target.read_bytes() != content:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".part")
         partial.write_bytes(content)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -64,8 +65,17 @@ class Embedded:
 
 
 def make_budget(encoder: Encoder, batch_seconds: float | None = None) -> Budget:
-    """Return the budget of so many seconds of audio, by default what suits the encoder's device."""
-    seconds = batch_seconds or BATCH_SECONDS[encoder.device.type]
+    """Return the budget of so many seconds of audio, by default what suits the encoder's device.
+
+    Raises
+    ------
+    ValueError
+        Where the seconds are no positive number.
+    """
+    seconds = BATCH_SECONDS[encoder.device.type] if batch_seconds is None else batch_seconds
+    if not 0 < seconds < math.inf:
+        msg = f"batch_seconds must be a positive number. Got {seconds:g} instead."
+        raise ValueError(msg)
     return Budget(max(1, round(seconds * encoder.sample_rate)))
 
 

@@ -133,11 +133,14 @@ class Encoder:
         ------
         EncoderError
             Where the directory holds no model, the hub has none of that name or can't be reached, weights are
-            missing, or the model is no audio encoder.
+            missing, the model is no audio encoder, or a revision of a directory is asked for.
         """
         import transformers  # takes seconds, and `sslfeat.encoder` is imported by all of stage 1
 
         directory = _local_directory(model_id)
+        if directory and revision:
+            msg = f"{model_id}: a revision is of a hub model, and this is a directory. Got {revision!r}."
+            raise EncoderError(msg)
         source = str(directory or model_id)
         pinned: dict[str, Any] = {} if directory else {"revision": revision or "main"}
         with _quiet(transformers):
@@ -192,7 +195,7 @@ class Encoder:
             Where a layer, a pooling or the storage type is none of those there are, ``channels`` is neither
             ``mean`` nor a number, or chunks are shorter than a second.
         """
-        if chunk_seconds != 0 and not chunk_seconds >= MIN_CHUNK_SECONDS:
+        if chunk_seconds != 0 and not MIN_CHUNK_SECONDS <= chunk_seconds < math.inf:
             msg = f"chunk_seconds must be 0, for audio in one piece, or at least {MIN_CHUNK_SECONDS:g}. Got {chunk_seconds:g} instead."
             raise ValueError(msg)
         return FeatureSpec(

@@ -3,6 +3,7 @@
 Every reader returns the :class:`~sslfeat.corpora.CorpusListing` that a known corpus gives, so nothing after it differs.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ def read_pattern(corpus_dir: str | Path, pattern: str, *, corpus: str = "") -> C
     if not utterances:
         msg = f"{root}: no file fits {pattern!r}. The names look like {', '.join(unexpected[:3])}."
         raise ManifestError(msg)
+    _tell_apart(utterances)
     notes = []
     if unexpected:
         notes.append(
@@ -80,6 +82,7 @@ def read_labelled_folders(corpus_dir: str | Path, *, corpus: str = "") -> Corpus
         msg = f"{root}: its audio lies in no subfolder, and those are to name the labels. Give the folder above."
         raise ManifestError(msg)
     utterances = [_named(name, path, {"label": path.split("/")[-2]}) for path in within]
+    _tell_apart(utterances)
     notes = (
         [f"{len(unexpected)} files skipped, they lie in no subfolder: {', '.join(unexpected[:3])}."]
         if unexpected
@@ -174,6 +177,16 @@ def _named(name: str, path: str, fields: Mapping[str, str]) -> Utterance:
         split=split,
         intensity=intensity,
     )
+
+
+def _tell_apart(utterances: list[Utterance]) -> None:
+    """Give those whose paths differ in their suffix alone ids with it, but for the first of them."""
+    taken = set[str]()
+    for index, utterance in enumerate(utterances):
+        if utterance.id in taken:
+            suffix = Path(utterance.path).suffix
+            utterances[index] = dataclasses.replace(utterance, id=utterance.id + suffix)
+        taken.add(utterances[index].id)
 
 
 def _pairs(path: Path, *, needed: bool = True) -> dict[str, str]:

@@ -57,7 +57,7 @@ def launch(
 
     Raises
     ------
-    EncoderError, CacheError, SpecMismatchError, ValueError, WorkerError, ImportError
+    EncoderError, CacheError, SpecMismatchError, ValueError, WorkerError
         As `Encoder.load`, `extract`, `extract_on_devices` and `extract_on_cluster` raise them.
     """
     chosen = [devices[0]] if scheduler else [str(choose_device(device)) for device in devices]

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import operator
+import os
 import re
 from array import array
 from collections import Counter
@@ -286,6 +287,13 @@ def utterances_of(source: Path, rows: Iterable[tuple[int, Sequence[str]]], name:
         return sorted(utterances, key=operator.attrgetter("id"))
 
 
+def _can_be_a_name(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def _made(
     source: Path, rows: Iterable[tuple[int, Sequence[str]]], name: str, lines: "array[int]"
 ) -> Iterator[Utterance]:
@@ -297,6 +305,9 @@ def _made(
         )
         if not path:
             msg = f"{source}: line {number}: no path."
+            raise ManifestError(msg)
+        if not path.isprintable() and not _can_be_a_name(path):
+            msg = f"{source}: line {number}: a path must be text without NUL. Got {path!r} instead."
             raise ManifestError(msg)
         if "\\" in path and "/" not in path:
             path = path.replace("\\", "/")

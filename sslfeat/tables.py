@@ -124,7 +124,7 @@ def describe_check(report: "CheckReport", width: int) -> list[RenderableType]:
     ]
     header = ("", "here", "published", "")
     parts: list[RenderableType] = [make_table(f"{listing.name} in {listing.root}", header, facts)]
-    parts += label_tables(report.speakers_by_label, width, report.published_labels)
+    parts += label_tables(report.labels_by_speaker, width, report.published_labels)
     relabelled = [one for one in report.duplicates if one.label != one.original_label]
     alike = [one for one in report.duplicates if one.label == one.original_label]
     lists = {

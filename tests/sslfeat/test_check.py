@@ -67,7 +67,7 @@ def test_what_was_heard_is_counted(corpus):
     assert list(report.channels.items()) == [(1, 5), (2, 1)]
     assert report.hours == pytest.approx(10 / 3600)
     assert report.durations == (1.0, 1.0, 4.0)
-    assert report.speakers_by_label == {"": {"anger": 3, "sadness": 7}}
+    assert report.labels_by_speaker == {"": {"anger": 3, "sadness": 7}}
 
 
 @pytest.mark.parametrize("jobs", [2, 5])
@@ -157,5 +157,5 @@ def test_the_real_emodb_is_sound():
     assert (report.sample_rates, report.channels) == ({16_000: 535}, {1: 535})
     assert report.hours == pytest.approx(0.4131, abs=1e-4)
     assert report.durations == pytest.approx((1.2255, 2.5902, 8.9783), abs=1e-3)
-    assert report.speakers_by_label["emodb:03"]["anger"] == 14
+    assert report.labels_by_speaker["emodb:03"]["anger"] == 14
     assert report.published_labels == Counter(one.label for one in report.listing.utterances)

@@ -116,6 +116,6 @@ def test_no_scheduler_answers(work: Work, out: Path, monkeypatch: pytest.MonkeyP
 def test_dask_is_not_installed(work: Work, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(
-        ImportError, match=r"a scheduler needs Dask, which is not installed; install sslfeat\[dask\]\."
+        WorkerError, match=r"a scheduler needs Dask, which is not installed; install sslfeat\[dask\]\."
     ):
         extract_on_cluster([], out, work=work, scheduler="tcp://127.0.0.1:8786")

@@ -1,12 +1,13 @@
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from sslfeat.audio import decode
-from sslfeat.databases import read_audformat, read_dataset
+from sslfeat.databases import _exported, _word, read_audformat, read_dataset
 from sslfeat.manifest import ManifestError
 
 
@@ -121,6 +122,19 @@ def test_a_dataset_on_disk(tmp_path, splits):
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "audio").rglob("*.*")}
     assert read_dataset(saved, tmp_path / "audio", corpus="own") == listing
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "audio").rglob("*.*")}
+
+
+def test_audio_that_changed_is_exported_again(tmp_path):
+    for content in (b"RIFF first", b"RIFF other"):
+        assert _exported({"bytes": content, "path": "x.wav"}, tmp_path, Path("train/0")) == "train/0.wav"
+        assert (tmp_path / "train/0.wav").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(0, "anger"), (1, "fear"), (-1, ""), (2, ""), (None, ""), ("joy", "joy")]
+)
+def test_a_number_of_no_name_is_no_label(value, word):
+    assert _word(value, ["anger", "fear"]) == word
 
 
 def test_what_is_no_dataset(tmp_path):

@@ -1,6 +1,7 @@
 """Embedding waveforms in batches: against numpy, and where memory or range end."""
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,11 @@ def test_budgets(encoder: Encoder) -> None:
     assert make_budget(encoder, 0.5).max_padded_samples == 8_000
     assert make_budget(encoder).max_padded_samples == 16_000 * BATCH_SECONDS["cpu"]
     assert make_budget(encoder, 1e-9).max_padded_samples == 1
+    for seconds in (0, -1, math.inf, math.nan):
+        with pytest.raises(
+            ValueError, match=rf"batch_seconds must be a positive number\. Got {seconds} instead\."
+        ):
+            make_budget(encoder, seconds)
 
 
 @pytest.mark.parametrize(

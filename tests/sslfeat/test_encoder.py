@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,23 @@ def test_load_from_a_directory(model_directory: Path) -> None:
     assert_equal_to_alone(encoder, model, make_waveforms(400, 5_000, 16_399))
     assert (encoder.model_id, encoder.revision) == ("tiny-wav2vec2-randomly-initialised", "local")
     assert (encoder.num_hidden_layers, encoder.hidden_size, encoder.min_samples) == (2, 32, 400)
+
+
+def test_a_revision_of_a_directory(model_directory: Path) -> None:
+    with pytest.raises(
+        EncoderError, match=r"a revision is of a hub model, and this is a directory\. Got 'v1'\."
+    ):
+        Encoder.load(str(model_directory), revision="v1", device="cpu")
+    with pytest.raises(EncoderError, match=r"^embedded: a revision is of a hub model"):
+        Encoder.load("embedded", revision="v1", device="cpu")
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 0.5, -1])
+def test_chunks_of_no_length(model_directory: Path, seconds: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"chunk_seconds must be 0, .* or at least 1\. Got {seconds:g} instead\."
+    ):
+        Encoder.load(str(model_directory), device="cpu").spec(chunk_seconds=seconds)
 
 
 def test_hidden_states_of_one_utterance(model_directory: Path) -> None:

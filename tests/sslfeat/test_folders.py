@@ -76,6 +76,21 @@ def test_folders_named_by_label(tmp_path):
     assert listing.unexpected == ["stray.wav"]
 
 
+def test_one_stem_with_two_suffixes_is_two_utterances(tmp_path):
+    plant(tmp_path, ["sad/1.flac", "sad/1.mp3", "sad/1.wav", "sad/2.wav"])
+    expected = {
+        "own/sad/1": "sad/1.flac",
+        "own/sad/1.mp3": "sad/1.mp3",
+        "own/sad/1.wav": "sad/1.wav",
+        "own/sad/2": "sad/2.wav",
+    }
+    for listing in (
+        read_labelled_folders(tmp_path, corpus="own"),
+        read_pattern(tmp_path, "{label}/*", corpus="own"),
+    ):
+        assert {one.id: one.path for one in listing.utterances} == expected
+
+
 def test_folders_that_name_no_label(tmp_path):
     plant(tmp_path, ["a.wav"])
     with pytest.raises(ManifestError, match="its audio lies in no subfolder"):

@@ -184,6 +184,8 @@ def test_unknown_labels_are_kept_and_told_with_the_nearest(write):
         ("own.csv", "emotion,speaker\nsad,1\n", r"own\.csv: no column for the path among emotion, speaker\. Say which"),
         ("own.csv", "path,label\na.wav\n", r"own\.csv: line 2: 1 values, and the header names 2"),
         ("own.csv", "path,label\n,sad\n", r"own\.csv: line 2: no path"),
+        ("own.jsonl", '{"path": "a\\u0000.wav"}\n', r"own\.jsonl: line 1: a path must be text without NUL\. Got 'a\\x00\.wav'"),
+        ("own.jsonl", '{"path": "\\ud800.wav"}\n', r"own\.jsonl: line 1: a path must be text without NUL\. Got '\\ud800\.wav'"),
         ("own.csv", "path,id\na.wav,1\nb.wav,1\n", r"own\.csv: line 3: own/1 comes twice, first in line 2"),
         ("own.csv", "path,label\na.wav,sad\nx/../a.wav,sad\na.wav,sad\n", r"line 4: own/a comes twice, first in line 2"),
         ("own.csv", "path,start\na.wav,soon\n", r"line 2: a time in seconds, or as 00:00:01\.5\. Got 'soon'"),
