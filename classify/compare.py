@@ -376,6 +376,7 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         layer=row.layer,
         selection=row.selection,
         tuned=row.tuned,
+        class_weight=task.class_weight or "",
         transductive=task.speaker_norm and row.selection != "none",
         pooling=task.pooling,
         classifier=task.classifier,

@@ -121,19 +121,15 @@ def _tested(results: Sequence[Result], protocol: str) -> list[int]:
 
 def _rivals(results: Sequence[Result], rows: Sequence[int]) -> list[int]:
     ranked = sorted(rows, key=lambda i: -results[i].balanced_accuracy.value)
-    if len({_system(results[i]) for i in rows}) == 1:
+    if len({results[i].system for i in rows}) == 1:
         return ranked
-    best_of: dict[tuple[object, ...], int] = {}
+    best_of: dict[tuple[str, ...], int] = {}
     for i in ranked:
-        best_of.setdefault(_system(results[i]), i)
+        best_of.setdefault(results[i].system, i)
     return list(best_of.values())
-
-
-def _system(result: Result) -> tuple[object, ...]:
-    return result.cache, result.pooling, result.classifier, result.tuned
 
 
 def _systems(results: Sequence[Result], differences: Sequence[Difference]) -> int:
     return len(
-        {_system(results[i]) for difference in differences for i in (difference.first, difference.second)}
+        {results[i].system for difference in differences for i in (difference.first, difference.second)}
     )

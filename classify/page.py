@@ -23,7 +23,6 @@ from classify.results import Comparison, Folds, Result
 from classify.tables import (
     OPTIMISTIC,
     RANDOM,
-    TRANSDUCTIVE,
     caution,
     headline,
     interval,
@@ -163,7 +162,7 @@ def _table_row(comparison: Comparison, result: Result, span: tuple[float, float]
         f'<th scope="row" class="stick" data-value="{safe(result.cache)}">{features}</th>',
         f'<td class="number" data-value="{safe(result.layers)}">{safe(result.layers)}</td>',
         *[f'<td data-value="{safe(result.pooling)}">{safe(result.pooling)}</td>'] * poolings,
-        f'<td data-value="{safe(result.classifier)}">{safe(result.classifier)}</td>',
+        f'<td data-value="{safe(result.method)}">{safe(result.method)}</td>',
     ]
     for i, estimate in enumerate(leading_estimates(result).values()):
         value, bounds = interval(estimate).split(" ", 1)
@@ -219,7 +218,7 @@ def _notes(comparison: Comparison) -> str:
 
 
 def _layers_lead(comparison: Comparison) -> str:
-    many = len({result.classifier for result in comparison.results}) > MAX_BANDS
+    many = len({result.method for result in comparison.results}) > MAX_BANDS
     return (
         f"Balanced accuracy of each layer; {'the bar at the best one is its' if many else 'the bands are'} 95 % "
         f"{'interval' if many else 'intervals'} over speakers. Layer 0 is the input of the first transformer block, "
@@ -228,19 +227,21 @@ def _layers_lead(comparison: Comparison) -> str:
 
 
 def _layers(comparison: Comparison) -> str:
-    classifiers = list(dict.fromkeys(result.classifier for result in comparison.results))
-    series = {classifier: i for i, classifier in enumerate(classifiers)}
+    methods = list(dict.fromkeys(result.method for result in comparison.results))
+    series = {method: i for i, method in enumerate(methods)}
     chance, span = 1 / len(comparison.tested_labels), _span(comparison)
     span = (min(span[0], score_range([chance])[0]), span[1])
     panels: dict[tuple[str, ...], list[Result]] = {}
-    mark = {True: (TRANSDUCTIVE,), False: ()}
     for result in (result for result in comparison.results if result.selection != "none"):
-        key = (result.protocol, result.cache, result.pooling, *mark[result.transductive])
-        panels.setdefault(key, []).append(result)
+        cache, pooling, _, mark = result.system
+        panels.setdefault((result.protocol, cache, pooling, mark), []).append(result)
     order = [folds.protocol for folds in comparison.folds]
     return "\n".join(
         figure_html(
-            "-".join(["layers", *reversed(key)]), "", layer_curves(comparison, panels[key], series, span), ""
+            "-".join(["layers", *filter(None, reversed(key))]),
+            "",
+            layer_curves(comparison, panels[key], series, span),
+            "",
         )
         for key in sorted(panels, key=lambda key: order.index(key[0]))
     )

@@ -61,8 +61,8 @@ def layer_curves(
         The lowest and highest score of the axis.
     """
     first, best = results[0], max(results, key=lambda result: result.balanced_accuracy.value)
-    classifiers = list(dict.fromkeys(result.classifier for result in results))
-    legend, legend_height = _legend(classifiers, series)
+    methods = list(dict.fromkeys(result.method for result in results))
+    legend, legend_height = _legend(methods, series)
     left, right, top = 40.0, WIDTH - 12.0, 62.0 + legend_height
     bottom = top + 208
     x = _places(results, left + 8, right - 8)
@@ -84,19 +84,19 @@ def layer_curves(
     ]
     body.append(draw_text((left + right) / 2, bottom + 34, "layer", "middle"))
     where, score = x[_place(best)], best.balanced_accuracy.value
-    few = len(classifiers) <= MAX_BANDS
-    for classifier in classifiers:
-        rows = [result for result in results if result.classifier == classifier]
-        body += _curve(rows, series[classifier], x, y, bands=few)
+    few = len(methods) <= MAX_BANDS
+    for method in methods:
+        rows = [result for result in results if result.method == method]
+        body += _curve(rows, series[method], x, y, bands=few)
     if not few:
         low, high = y(best.balanced_accuracy.low), y(best.balanced_accuracy.high)
-        body.append(draw_line(where, low, where, high, f"range {series_looks(series[best.classifier])[0]}"))
+        body.append(draw_line(where, low, where, high, f"range {series_looks(series[best.method])[0]}"))
     anchor = "end" if where > right - 60 else "start" if where < left + 60 else "middle"
     named = best.layers if best.layer is None else f"layer {best.layer}"
     body.append(draw_text(where, y(score) - 10, f"{named}: {percent(score)} %", "halo", anchor))
     label = (
         f"Balanced accuracy over layers, {first.cache}, {first.protocol}: highest at layer {best.layers} with "
-        f"{best.classifier}, {percent(score)} per cent."
+        f"{best.method}, {percent(score)} per cent."
     )
     return draw_svg(bottom + 42, label, body, kind="layers")
 
@@ -129,13 +129,13 @@ def _heading(comparison: Comparison, result: Result) -> list[str]:
     ]
 
 
-def _legend(classifiers: Sequence[str], series: Mapping[str, int]) -> tuple[list[str], float]:
+def _legend(methods: Sequence[str], series: Mapping[str, int]) -> tuple[list[str], float]:
     body, x, y = [], 4.0, 70.0
-    for classifier in classifiers:
-        name = cut_text(classifier, WIDTH - 40)
+    for method in methods:
+        name = cut_text(method, WIDTH - 40)
         if x > 4 and x + 34 + text_width(name) > WIDTH:
             x, y = 4.0, y + 18
-        classes, kind = series_looks(series[classifier])
+        classes, kind = series_looks(series[method])
         body.append(draw_line(x, y - 4, x + 26, y - 4, f"curve {classes}"))
         body.append(marker(kind, x + 13, y - 4, classes))
         body.append(draw_text(x + 32, y, name))

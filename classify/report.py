@@ -362,4 +362,4 @@ def _join_two(joined: Comparison, other: Comparison, number: int) -> Comparison:
 
 
 def _identity(result: Result) -> tuple[object, ...]:
-    return (result.title, result.protocol, result.predictions)
+    return (*result.system, result.layers, result.protocol, result.predictions)

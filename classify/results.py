@@ -115,6 +115,8 @@ class Result:
         utterances of a new speaker at once.
     tuned : bool
         Whether each training part chose the classifier's parameters.
+    class_weight : str
+        ``balanced`` where rare labels counted as much as frequent ones in training; else empty.
     chosen : tuple of str
         What was selected inside each fold's training part, one sentence per fold; empty where nothing was.
     mixed_layers : tuple of int
@@ -150,6 +152,7 @@ class Result:
     predictions: tuple[tuple[int, ...], ...]
     selection: str = ""
     tuned: bool = False
+    class_weight: str = ""
     transductive: bool = False
     chosen: tuple[str, ...] = ()
     mixed_layers: tuple[int, ...] = ()
@@ -164,12 +167,26 @@ class Result:
         return self.selection or str(self.layer)
 
     @property
+    def method(self) -> str:
+        """The classifier with how it was trained: ``logistic, tuned, balanced``."""
+        return ", ".join(
+            [self.classifier, *["tuned"] * self.tuned, *[self.class_weight] * bool(self.class_weight)]
+        )
+
+    @property
+    def system(self) -> tuple[str, ...]:
+        """What a row has in common with its other layers and its other protocols, and with no other row."""
+        if self.selection == "none":
+            return "", "", self.classifier, ""
+        return self.cache, self.pooling, self.method, "transductive" if self.transductive else ""
+
+    @property
     def title(self) -> str:
         """The row in words: ``emodb, layer 9, mean, logistic``."""
         if self.selection == "none":
             return f"baseline {self.classifier}"
-        marks = [", tuned"] * self.tuned + [", per speaker (transductive)"] * self.transductive
-        return f"{self.cache}, layer {self.layers}, {self.pooling}, {self.classifier}{''.join(marks)}"
+        mark = ", per speaker (transductive)" if self.transductive else ""
+        return f"{self.cache}, layer {self.layers}, {self.pooling}, {self.method}{mark}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

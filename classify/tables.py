@@ -100,7 +100,7 @@ def headline(comparison: Comparison) -> str:
     encoder += f" ({best.cache.rpartition(', ')[2]})" if best.members else ""
     encoder += f", standardised per speaker ({TRANSDUCTIVE})," if best.transductive else ""
     return printable(
-        f"{who}, {best.classifier} on {layers.get(best.selection, f'layer {best.layers}')} of {encoder} tells "
+        f"{who}, {best.method} on {layers.get(best.selection, f'layer {best.layers}')} of {encoder} tells "
         f"{len(comparison.tested_labels)} emotions apart with {percent(best.balanced_accuracy.value)} % balanced accuracy."
     )
 
@@ -133,8 +133,7 @@ def shown_results(comparison: Comparison, limit: int | None) -> tuple[Result, ..
         return comparison.results
     best: dict[tuple[str, ...], Result] = {}
     for result in comparison.results:
-        names = (result.cache, result.pooling, result.classifier, result.protocol, result.selection)
-        kind = (*names, str(result.tuned), str(result.transductive))
+        kind = (*result.system, result.selection, result.protocol)
         rival = best.setdefault(kind, result)
         if result.balanced_accuracy.value > rival.balanced_accuracy.value:
             best[kind] = result
@@ -146,7 +145,7 @@ def _names(comparison: Comparison, result: Result) -> list[str]:
     said = ", ".join(mark for mark in marks(comparison, result) if mark != OPTIMISTIC)
     features = result.cache + (f" ({said})" if said else "")
     protocol = result.protocol + (f" ({OPTIMISTIC})" if result.optimistic else "")
-    cells = [features, result.layers, result.pooling, result.classifier, protocol]
+    cells = [features, result.layers, result.pooling, result.method, protocol]
     return [printable(cell) for cell in cells]
 
 
@@ -196,7 +195,7 @@ def render_table(comparison: Comparison, limit: int | None = 60) -> Table:
             "\u25b8" if result is comparison.best else "",
             Text("\n".join(map(printable, features))),
             printable(result.layers),
-            Text(printable(result.classifier)),
+            Text(printable(result.method)),
             *(_terminal(getattr(result, name)) for name in METRICS),
             style="bold" if result is comparison.best else "dim" if result.optimistic else "",
         )
@@ -217,7 +216,7 @@ def render_plain(comparison: Comparison) -> str:
     header = [*_NAMES, *_score_columns(), "note"]
     lines = ["\t".join(header)]
     for result in comparison.results:
-        names = [result.cache, result.layers, result.pooling, result.classifier, result.protocol]
+        names = [result.cache, result.layers, result.pooling, result.method, result.protocol]
         note = (("best",) if result is comparison.best else ()) + marks(comparison, result)
         scores = [f"{score:.4f}" for score in _scores(result)]
         lines.append("\t".join([*map(printable, names), *scores, ", ".join(note)]))
@@ -259,7 +258,7 @@ def results_csv(comparison: Comparison) -> str:
             result.encoder,
             result.layers,
             result.pooling,
-            result.classifier,
+            result.method,
             result.protocol,
         ]
         folds = [part for name in spreads for part in _spread(result, name)]

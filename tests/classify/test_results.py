@@ -91,6 +91,12 @@ def test_facts_follow_from_the_fields():
     assert comparison.folds_of(paper) is comparison.folds[1]
     assert row.title == "emodb, layer 9, mean, logistic"
     assert make_result(layer=None, selection="best").layers == "best"
+    trained = make_result(tuned=True, class_weight="balanced", transductive=True)
+    assert trained.method == "logistic, tuned, balanced"
+    assert trained.title == "emodb, layer 9, mean, logistic, tuned, balanced, per speaker (transductive)"
+    assert trained.system == ("emodb", "mean", "logistic, tuned, balanced", "transductive")
+    # A baseline sees no cache's embedding, and is one row of runs on several.
+    assert make_result(selection="none").system == make_result(selection="none", cache="other").system
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{}", "{", '{"format": "sslfeat-results"}'])
@@ -127,3 +133,9 @@ def test_a_field_is_read_under_the_name_that_it_had():
     )
     comparison = dataclasses.replace(comparison, differences=(difference,))
     assert Comparison.from_json(comparison.to_json().replace("p_corrected", "p_holm")) == comparison
+
+
+def test_results_that_know_no_class_weight_are_read():
+    record = json.loads(make_comparison([make_result()]).to_json())
+    del record["results"][0]["class_weight"]
+    assert Comparison.from_json(json.dumps(record)).results[0] == make_result()

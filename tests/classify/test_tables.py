@@ -148,6 +148,22 @@ def test_a_single_row_was_not_picked(small_comparison):
     assert "from 1 speaker under" in caution(single)
 
 
+def test_how_a_classifier_was_trained_stands_in_every_table(small_comparison):
+    first, *others = small_comparison.results
+    row = dataclasses.replace(first, tuned=True, class_weight="balanced")
+    comparison = dataclasses.replace(small_comparison, results=(first, row, *others))
+    said = f"{row.classifier}, tuned, balanced"
+    for render in (markdown_report, latex_table, render_plain, predictions_csv):
+        assert render(comparison).count(said) == 1
+        assert said not in render(small_comparison)
+    assert [line["classifier"] for line in read_csv(results_csv(comparison))][:2] == [row.classifier, said]
+    assert "tuned," in printed(render_table(comparison), 120)
+    # They are two systems, each with a best layer.
+    kinds = {(result.system, result.selection, result.protocol) for result in comparison.results}
+    assert len(shown_results(comparison, 1)) == len(kinds)
+    assert row in shown_results(comparison, 1) or others[0].system != row.system
+
+
 def test_many_rows_shrink_to_the_best_layer_of_each_kind(emodb_comparison):
     shown = shown_results(emodb_comparison, 60)
     assert (
