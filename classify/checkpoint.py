@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 
 from classify.fitting import Candidate, Outcome, Task
 
-RECORD_VERSION = 2  # raised where a line gains a field, so that older ones are not found
+RECORD_VERSION = (
+    3  # raised where a line gains a field, or holds it otherwise, so that older ones are not found
+)
 
 
 class Checkpoint:
@@ -50,7 +53,7 @@ class Checkpoint:
                 for layer, parameters in record["chosen"]
             ],
             seconds=record["seconds"],
-            warnings=tuple(record["warnings"]),
+            warnings=Counter(record["warnings"]),
             layer_weights=[tuple(weights) for weights in record["layer_weights"]],
         )
 

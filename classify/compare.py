@@ -401,7 +401,10 @@ def _result(row: _Row, outcome: Outcome, selection: Selection) -> Result:
         else (),
         mixed_layers=task.mixed_layers,
         layer_weights=tuple(outcome.layer_weights),
-        warnings=outcome.warnings,
+        warnings=tuple(
+            f"{message} ({count} time{'s' if count > 1 else ''})"
+            for message, count in sorted(outcome.warnings.items())
+        ),
         members=tuple(task.cache.members) if isinstance(task.cache, FusedCache) else (),
         calibration=measure_calibration(np.concatenate(outcome.confidences), predicted == truth)
         if len(outcome.confidences) == len(task.folds)

@@ -113,8 +113,8 @@ class Outcome:
     chosen : list of Candidate
         The candidate that each fold's training part chose.
     seconds : float
-    warnings : tuple of str
-        Each distinct one, with how often it came.
+    warnings : Counter of str
+        How often each distinct one came.
     layer_weights : list of tuple of float
         What each fold learnt for the mixed layers; empty where none are.
     """
@@ -123,7 +123,7 @@ class Outcome:
     confidences: list[NDArray[np.float32]]
     chosen: list[Candidate]
     seconds: float
-    warnings: tuple[str, ...]
+    warnings: collections.Counter[str]
     layer_weights: list[tuple[float, ...]]
 
 
@@ -211,7 +211,7 @@ def _run(task: Task) -> Outcome:
         confidences=[sure for i in range(len(parts)) if (sure := found[i].confidences) is not None],
         chosen=chosen,
         seconds=time.perf_counter() - started,
-        warnings=tuple(f"{message} ({count} times)" for message, count in sorted(messages.items())),
+        warnings=messages,
         layer_weights=[found[i].layer_weights for i in range(len(parts))] if task.mixed_layers else [],
     )
 
@@ -220,13 +220,12 @@ def join_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the outcome of a task whose folds were done apart."""
     if len(outcomes) == 1:
         return outcomes[0]
-    messages = itertools.chain.from_iterable(outcome.warnings for outcome in outcomes)
     return Outcome(
         predictions=[part for outcome in outcomes for part in outcome.predictions],
         confidences=[part for outcome in outcomes for part in outcome.confidences],
         chosen=[candidate for outcome in outcomes for candidate in outcome.chosen],
         seconds=sum(outcome.seconds for outcome in outcomes),
-        warnings=tuple(dict.fromkeys(messages)),
+        warnings=sum((outcome.warnings for outcome in outcomes), collections.Counter()),
         layer_weights=[weights for outcome in outcomes for weights in outcome.layer_weights],
     )
 

@@ -21,9 +21,12 @@ from classify.markup import facts_html, figure_html, list_html, mark_html, safe,
 from classify.plots import MAX_BANDS, confusion_matrix, layer_curves, row_title, score_range, whisker
 from classify.results import Comparison, Folds, Result
 from classify.tables import (
+    DIFFERENCE_COLUMNS,
     OPTIMISTIC,
     RANDOM,
     caution,
+    difference_rows,
+    differences_said,
     headline,
     interval,
     is_random,
@@ -208,6 +211,7 @@ def _notes(comparison: Comparison) -> str:
         for warning in result.warnings:
             warned.setdefault(warning, []).append(title(comparison, result))
     notes = list_html(comparison.notes, "notes") if comparison.notes else ""
+    notes += _differences(comparison)
     if warned:
         items = [
             f"{warning}: {'; '.join(rows[:3])}{f'; and {len(rows) - 3} more rows' if len(rows) > 3 else ''}"
@@ -215,6 +219,23 @@ def _notes(comparison: Comparison) -> str:
         ]
         notes += f"<h3>Warnings while fitting</h3>{list_html(items)}"
     return notes
+
+
+def _differences(comparison: Comparison) -> str:
+    if not comparison.differences:
+        return ""
+    head = "".join(f'<th scope="col">{_capital(name)}</th>' for name in DIFFERENCE_COLUMNS)
+    rows = "\n".join(
+        f'<tr><th scope="row">{safe(rival)}</th>'
+        + "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        + "</tr>"
+        for rival, *cells in difference_rows(comparison)
+    )
+    return (
+        f"<h3>Differences</h3><p>{safe(differences_said(comparison))}</p>"
+        '<div class="scroll" role="region" aria-label="Table of differences, scrollable" tabindex="0">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>"
+    )
 
 
 def _layers_lead(comparison: Comparison) -> str:

@@ -6,6 +6,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -321,8 +322,20 @@ def _renamed(other: Comparison, joined: Comparison) -> Comparison:
             unique = f"{name} #{number}"
         names[name] = unique
         taken[unique] = spec
+    changed = {name: unique for name, unique in names.items() if name != unique}
+
+    def said(note: str) -> str:
+        for (
+            name,
+            unique,
+        ) in changed.items():  # as a word, not as the start of an utterance's or a speaker's id
+            pattern = rf"(?<![\w/-]){re.escape(name)}(?![\w/:-])"
+            note = re.sub(pattern, unique.replace("\\", r"\\"), note)
+        return note
+
     return dataclasses.replace(
         other,
+        notes=tuple(map(said, other.notes)),
         caches={names[name]: spec for name, spec in other.caches.items()},
         results=tuple(
             dataclasses.replace(
@@ -346,6 +359,8 @@ def _join_two(joined: Comparison, other: Comparison, number: int) -> Comparison:
             )
             raise ValueError(msg)
     kept = {_identity(result) for result in joined.results}
+    seeds = [f"Run {number} had seed {other.random_state}, run 1 seed {joined.random_state}."]
+    seeds *= other.random_state != joined.random_state
     versions = {
         name: " / ".join(dict.fromkeys(run.versions[name] for run in (joined, other) if name in run.versions))
         for name in {**joined.versions, **other.versions}
@@ -355,7 +370,7 @@ def _join_two(joined: Comparison, other: Comparison, number: int) -> Comparison:
         folds=tuple(protocols.values()),
         results=joined.results + tuple(result for result in other.results if _identity(result) not in kept),
         caches={**joined.caches, **other.caches},
-        notes=tuple(dict.fromkeys(joined.notes + other.notes)),
+        notes=tuple(dict.fromkeys((*joined.notes, *other.notes, *seeds))),
         command="\n".join(dict.fromkeys(filter(None, (joined.command, other.command)))),
         versions=versions,
     )

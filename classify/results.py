@@ -124,7 +124,7 @@ class Result:
     layer_weights : tuple of tuple of float, shape (fold, mixed layer)
         The share of each that each fold learnt; sums to 1.
     warnings : tuple of str
-        Each distinct warning of the classifier, with the number of folds that gave it.
+        Each distinct warning of the classifier, with how often it came.
     calibration : Calibration or None
         Over all predictions; None where the classifier gives no probabilities.
     members : tuple of str

@@ -269,6 +269,31 @@ def results_csv(comparison: Comparison) -> str:
     return _csv(rows)
 
 
+DIFFERENCE_COLUMNS = ("rival", "difference, points", "p, corrected", "p of the t test")
+
+
+def differences_said(comparison: Comparison) -> str:
+    """Return what the table of differences is about."""
+    best = title(comparison, comparison.results[comparison.differences[0].first])
+    return (
+        f"Balanced accuracy of {best} less that of its rivals. The first p value is of a permutation test over speakers, "
+        "corrected for picking the best rows; the second of the corrected resampled t test over folds, which is not."
+    )
+
+
+def difference_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+    """Return the cells of the table of differences, row by row; a dash where a test says nothing."""
+    return [
+        (
+            title(comparison, comparison.results[difference.second]),
+            percent(difference.difference),
+            f"{difference.p_corrected:.4f}",
+            "\N{EN DASH}" if difference.p_resampled_t is None else f"{difference.p_resampled_t:.4f}",
+        )
+        for difference in comparison.differences
+    ]
+
+
 def _spread(result: Result, name: str) -> tuple[float, float]:
     spread = getattr(result, name)
     return spread.mean, spread.std
@@ -388,14 +413,20 @@ def markdown_report(comparison: Comparison) -> str:
     )
     notes = "\n".join(f"- {markdown_escape(note)}" for note in comparison.notes)
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
+    called = comparison.command.split("\n") if comparison.command else ["none, called from Python"]
+    commands = "\n".join(f"- command: {markdown_escape(command)}" for command in called)
     parts = [
         f"# {markdown_escape(headline(comparison))}",
         markdown_escape(caution(comparison)),
         f"## Every row\n\nPooled over folds, with 95 % intervals over speakers.\n\n{scores}",
         f"## What this means\n\n{notes}" if notes else "",
+        f"## Differences\n\n{markdown_escape(differences_said(comparison))}\n\n"
+        f"{markdown_table(DIFFERENCE_COLUMNS, difference_rows(comparison))}"
+        if comparison.differences
+        else "",
         f"## Confusions of {markdown_escape(title(comparison, best))}\n\n{confusion}",
         f"## Protocol\n\n{protocols}",
-        f"## Made by\n\n- command: {markdown_escape(comparison.command) or 'none, called from Python'}\n"
+        f"## Made by\n\n{commands}\n"
         f"- seed: {comparison.random_state}\n- versions: {markdown_escape(versions) or 'not recorded'}",
     ]
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"

@@ -188,6 +188,9 @@ def test_a_row_that_is_asked_for_twice_is_one_row(make_cache):
 def test_warnings_are_kept_and_not_shown(make_cache):
     (row,) = compare([make_cache("one")], classifiers=[f"{__name__}:Worrier"], layers=[1]).results
     assert row.warnings == ("ConvergenceWarning: did not converge (6 times)",)
+    # A row that chooses is done fold by fold: three inner parts for each of three layers, and the fold itself.
+    (row,) = compare([make_cache("two")], classifiers=[f"{__name__}:Worrier"], layers="best").results
+    assert row.warnings == (f"ConvergenceWarning: did not converge ({6 * (3 * 3 + 1)} times)",)
 
 
 def test_progress_counts_rows(make_cache):

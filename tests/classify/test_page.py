@@ -12,6 +12,7 @@ import pytest
 
 from classify.closeup import MAX_TALL
 from classify.page import render_page
+from classify.results import Difference
 from classify.tables import headline, interval, latex_table, markdown_report, percent, results_csv, title
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -97,6 +98,18 @@ def test_the_page_opens_with_the_answer(page, emodb_comparison):
     expected = f"{percent(score.value)} % {percent(score.low)} to {percent(score.high)}"
     assert tiles[0] == f"Balanced accuracy{expected}"
     assert tiles[3:] == ["Speakers10 5 female, 5 male", "Utterances535 7 emotions"]
+
+
+def test_differences_stand_in_a_table_of_their_own(hostile_comparison, page):
+    difference = Difference(
+        first=1, second=3, difference=0.05, p_permutation=0.01, p_corrected=0.04, p_resampled_t=0.3
+    )
+    comparison = dataclasses.replace(hostile_comparison, differences=(difference,))
+    region = parse(comparison).one("div", **{"aria-label": "Table of differences, scrollable"})
+    [row] = region.one("tbody").all("tr")
+    assert row.one("th").text == title(comparison, comparison.results[3])
+    assert [cell.text for cell in row.all("td")] == ["5.0", "0.0400", "0.3000"]
+    assert not list(page.all("div", **{"aria-label": "Table of differences, scrollable"}))
 
 
 def test_tiles_count_what_was_tested(emodb_comparison):

@@ -203,6 +203,17 @@ def test_one_name_for_two_caches_is_numbered(small_comparison):
     assert [result.cache for result in joined.results] == ["emodb-hubert"] * 8 + ["emodb-hubert #2"] * 8
 
 
+def test_notes_of_a_renamed_cache_name_it_anew(small_comparison):
+    first = only(small_comparison, "emodb-hubert")
+    notes = ("emodb-hubert is not complete: emodb-hubert/03a01 is, emodb-hubert: x is, emodb-hubert-2 is.",)
+    other = replaced(first, caches={"emodb-hubert": {"model_id": "other"}}, notes=notes, random_state=7)
+    joined = join([first, other])
+    new = notes[0].replace("emodb-hubert is", "emodb-hubert #2 is")
+    assert joined.notes[: len(first.notes)] == first.notes
+    assert joined.notes[len(first.notes) : -1] == (new, "Run 2 had seed 7, run 1 seed 0.")
+    assert not any("seed" in note for note in join([first, first]).notes)
+
+
 def test_joining_one_run_changes_nothing(small_comparison):
     assert join([small_comparison]) is small_comparison
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
-from classify.results import Estimate
+from classify.results import Difference, Estimate
 from classify.tables import (
     FORMULA_STARTS,
     caution,
@@ -362,6 +362,31 @@ def test_markdown_shows_every_row_and_the_best_rows_confusions(emodb_comparison)
     assert text.count("paper (optimistic)") == 52
     for said in (emodb_comparison.claim, emodb_comparison.audit, emodb_comparison.notes[1], "torch 2.13.0"):
         assert said in text
+
+
+def test_markdown_gives_each_command_its_bullet(small_comparison):
+    joined = dataclasses.replace(small_comparison, command="sslfeat fit a.h5 -o a\nsslfeat fit b.h5 -o b_1")
+    assert "\n- command: sslfeat fit a.h5 -o a\n- command: sslfeat fit b.h5 -o b\\_1\n" in markdown_report(
+        joined
+    )
+    assert "- command: none, called from Python\n" in markdown_report(dataclasses.replace(joined, command=""))
+
+
+def test_markdown_lists_the_differences(small_comparison):
+    differences = [
+        Difference(
+            first=2, second=5, difference=0.1234, p_permutation=0.01, p_corrected=0.03, p_resampled_t=0.2
+        ),
+        Difference(
+            first=2, second=6, difference=0.02, p_permutation=0.5, p_corrected=1.0, p_resampled_t=None
+        ),
+    ]
+    comparison = dataclasses.replace(small_comparison, differences=tuple(differences))
+    text = markdown_report(comparison)
+    assert f"Balanced accuracy of {title(comparison, comparison.results[2])} less that of its rivals." in text
+    for place, cells in ((5, "12.3 | 0.0300 | 0.2000"), (6, "2.0 | 1.0000 | \N{EN DASH}")):
+        assert f"| {title(comparison, comparison.results[place])} | {cells} |\n" in text
+    assert "## Differences" not in markdown_report(small_comparison)
 
 
 def test_markdown_keeps_hostile_names_inside_their_cells(hostile_comparison):
