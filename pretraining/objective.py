@@ -27,12 +27,12 @@ PROSODY_IMPORTANCE = 4.0  # of its frame targets, beside 1 for all others
 
 def encoder_config(
     *,
-    conv_dim: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 192),
-    hidden_size: int = 192,
-    num_hidden_layers: int = 3,
+    conv_dim: tuple[int, ...] = (32, 48, 64, 96, 160, 256, 256),
+    hidden_size: int = 384,
+    num_hidden_layers: int = 1,
     intermediate_size: int = 768,
     num_attention_heads: int = 4,
-    positional_kernel: int = 32,
+    positional_kernel: int = 64,
 ) -> HubertConfig:
     """Describe the encoder: the base models' group-norm front end and post-norm blocks, made narrow.
 
@@ -159,9 +159,9 @@ class Student(nn.Module):
         config: HubertConfig,
         calibration: Calibration,
         *,
-        regress_layers: tuple[int, ...] = (1, 3),
-        pooled_layers: tuple[int, ...] = (1, 2, 3),
-        weights: tuple[float, float, float] = (1.0, 1.0, 0.1),
+        regress_layers: tuple[int, ...] = (0, 1),
+        pooled_layers: tuple[int, ...] = (0, 1),
+        weights: tuple[float, float, float] = (1.0, 4.0, 0.0),
     ) -> None:
         super().__init__()
         self.encoder = HubertModel(config)

@@ -51,22 +51,22 @@ class Recipe:
         Share of the crops with hidden frames.
     """
 
-    conv_dim: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 192)
-    hidden_size: int = 192
-    num_hidden_layers: int = 3
+    conv_dim: tuple[int, ...] = (32, 48, 64, 96, 160, 256, 256)
+    hidden_size: int = 384
+    num_hidden_layers: int = 1
     intermediate_size: int = 768
-    positional_kernel: int = 32
+    positional_kernel: int = 64
     batch_seconds: float = 12.0
     max_speed: float = 1.2
     noisy: float = 0.4
-    masked: float = 0.5
+    masked: float = 0.0
     num_clusters: int = 128
-    regress_layers: tuple[int, ...] = (1, 3)
-    pooled_layers: tuple[int, ...] = (1, 2, 3)
-    task_weights: tuple[float, float, float] = (1.0, 1.0, 0.1)
+    regress_layers: tuple[int, ...] = (0, 1)
+    pooled_layers: tuple[int, ...] = (0, 1)
+    task_weights: tuple[float, float, float] = (1.0, 4.0, 0.0)
     peak_rate: float = 1e-3
     warmup_steps: int = 100
-    decay_share: float = 0.3
+    decay_share: float = 0.8
     weight_decay: float = 0.01
     start_from: str = ""
     widen_from: str = ""

@@ -32,7 +32,13 @@ def calibration(sampler):
 @pytest.fixture
 def student(calibration):
     torch.manual_seed(0)
-    return Student(encoder_config(**SMALL), calibration, regress_layers=(1,), pooled_layers=(1, 2))
+    return Student(
+        encoder_config(**SMALL),
+        calibration,
+        regress_layers=(1,),
+        pooled_layers=(1, 2),
+        weights=(1.0, 1.0, 0.1),
+    )
 
 
 def test_the_encoder_has_the_base_models_frames_and_norm():

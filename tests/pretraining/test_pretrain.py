@@ -20,6 +20,8 @@ SMALL = Recipe(
     num_clusters=5,
     regress_layers=(1, 2),
     pooled_layers=(2,),
+    task_weights=(1.0, 1.0, 0.1),
+    masked=0.5,
     warmup_steps=2,
 )
 
