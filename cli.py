@@ -20,6 +20,7 @@ from sslfeat.options import (
     CLASSIFIERS,
     PROTOCOLS,
     parse_channels,
+    parse_device,
     parse_layers,
     parse_pairs,
     parse_poolings,
@@ -69,7 +70,7 @@ def main(debug: bool) -> None:
     """
 
 
-@main.command()
+@main.command(short_help="Embed a corpus: every layer of every utterance, in one file.")
 @with_corpus_options
 @click.option("-o", "--output", "cache_path", required=True, type=click.Path(path_type=Path), help="The cache to write, as emodb.h5; the same command again goes on where it ended.")
 @click.option("--model", "model_id", default="embedded", help="Hub id (facebook/wav2vec2-base), a directory that save_pretrained wrote, or the small encoder in the package.")
@@ -81,7 +82,7 @@ def main(debug: bool) -> None:
 @click.option("--dtype", default="float32", type=click.Choice(["float32", "float16"]), help="Type of the stored numbers.")
 @click.option("--chunk-seconds", default=60.0, type=click.FloatRange(min=0), help="Longer audio is read and encoded in overlapping chunks, in the memory of one; 0: always in one piece.")
 @click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1; or several as cuda:0,cuda:1, with a process each.")
+@click.option("--device", default="auto", callback=parse_device, help="auto, cpu, cuda or cuda:1; or several as cuda:0,cuda:1, with a process each.")
 @click.option("--shard", callback=parse_shard, metavar="I/N", help="Only the I-th of N shares of the utterances, as 2/8; `sslfeat merge` joins their caches. A share goes by the utterances' ids alone: new files move no old one.")
 @click.option("--scheduler", metavar="ADDRESS", help="Let the workers of a Dask cluster do it, which see the same files; needs sslfeat[dask].")
 @click.option("--batch-seconds", type=click.FloatRange(min=0, min_open=True), help="Audio encoded at once, padding counted; changes no number. [default: 6 a core on a CPU, 320 on a GPU]", show_default=False)
@@ -120,7 +121,7 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
         sys.exit(PARTIAL_SUCCESS)
 
 
-@main.command()
+@main.command(short_help="Compare layers and classifiers on unheard speakers.")
 @click.argument("cache_paths", metavar="[CACHE.h5...]", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--train", "train_paths", multiple=True, metavar="CACHE.h5", type=click.Path(path_type=Path), help="Repeatable, with --test, instead of CACHE.h5: train on each of these corpora,")
 @click.option("--test", "test_paths", multiple=True, metavar="CACHE.h5", type=click.Path(path_type=Path), help="and test on each of these, over the labels that all have.")
@@ -142,7 +143,7 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
 @click.option("--jobs", default=-1, help="Processes; -1 is all cores.")
 @click.option("--scheduler", metavar="ADDRESS", help="Let the workers of a Dask cluster do it, which see the same files; needs sslfeat[dask].")
 @click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Random state of whatever is random.")
-@click.option("--device", default="cpu", help="Where feed-forward heads are trained: cpu, cuda or cuda:1.")
+@click.option("--device", default="cpu", callback=parse_device, help="Where feed-forward heads are trained: cpu, cuda or cuda:1.")
 @click.option("--overwrite", is_flag=True, help="Replace the results of another run in that folder.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str, ...], layers: tuple[str, ...], poolings: tuple[str, ...], protocol: str, tune: bool, search: str, class_weight: str | None, audit_text: bool, speaker_norm: bool, baselines: bool, report_optimism: bool, fusion: tuple[str, ...], exclude_labels: tuple[str, ...], merge_labels: dict[str, str], jobs: int, scheduler: str | None, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
@@ -266,7 +267,7 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
     tell(f"{', '.join(path.name for path in written)} in {results_dir}{kept}")
 
 
-@main.command()
+@main.command(short_help="Redraw the report of a comparison, or join several.")
 @click.argument("results_dirs", metavar="RESULTS_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", "out_dir", type=click.Path(path_type=Path), help="Folder for the redrawn report; needed to join several. [default: the results' own]", show_default=False)
 @click.option("--overwrite", is_flag=True, help="Replace other results in that folder.")
@@ -289,7 +290,7 @@ def report(results_dirs: tuple[Path, ...], out_dir: Path | None, overwrite: bool
 @click.option("--model", "model_id", help="The bundle's encoder, where it was a local directory.")
 @click.option("--format", "form", default="table", type=click.Choice(["table", "csv", "json"]), help="How to print.")
 @click.option("--trust", multiple=True, help="Repeatable: a type in the bundle to trust, as its error names it.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
+@click.option("--device", default="auto", callback=parse_device, help="auto, cpu, cuda or cuda:1.")
 @click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def predict(bundle_dir: Path, audio: tuple[Path, ...], cache_path: Path | None, model_id: str | None, form: str, trust: tuple[str, ...], device: str, jobs: int, quiet: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sslfeat.options import parse_channels, with_corpus_options
+from sslfeat.options import parse_channels, parse_device, with_corpus_options
 
 if TYPE_CHECKING:
     from cache import FeatureSpec
@@ -118,14 +118,15 @@ def info(cache_path: Path, as_json: bool) -> None:
         console.print(table)
 
 
-@click.command()
+@click.command(short_help="Check a cache's checksums, and its numbers against its audio.")
 @click.argument("cache_path", metavar="CACHE.h5", type=click.Path(path_type=Path))
 @click.option("--sample", default=0, type=click.IntRange(min=0), metavar="N", help="Embed N utterances again, each alone, and compare; drawn at random.")
 @click.option("--root", default=".", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder that the cache's paths start from: the CORPUS_DIR of `extract`.")
 @click.option("--model", "model_id", help="The encoder, where the cache was made by one in a local directory.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:1.")
-@click.option("--seed", default=0, help="Of the draw.")
-def verify(cache_path: Path, sample: int, root: Path, model_id: str | None, device: str, seed: int) -> None:
+@click.option("--device", default="auto", callback=parse_device, help="auto, cpu, cuda or cuda:1.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Of the draw.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def verify(cache_path: Path, sample: int, root: Path, model_id: str | None, device: str, seed: int, quiet: bool) -> None:
     """Check every checksum of a cache, and its numbers against its audio.
 
     \b
@@ -145,14 +146,14 @@ def verify(cache_path: Path, sample: int, root: Path, model_id: str | None, devi
             from sslfeat.verify import compare_again
 
             model_id, revision = encoder_of(cache.spec, model_id, "the cache's")
-            with show_progress("utterances") as show:
+            with show_progress("utterances", quiet=quiet) as show:
                 told = compare_again(cache, sample, root=root, model_id=model_id, revision=revision, device=device, seed=seed, progress=lambda done, total: show(done, total, ""))
             click.echo("\n".join(told.lines()))
             if told.is_off:
                 sys.exit(1)
 
 
-@click.command()
+@click.command(short_help="Join caches made by one encoder under one spec.")
 @click.argument("out_path", metavar="OUT.h5", type=click.Path(path_type=Path))
 @click.argument("cache_paths", metavar="IN.h5...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5 where it is there.")

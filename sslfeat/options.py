@@ -53,14 +53,25 @@ def parse_sides(_context: click.Context, _option: click.Parameter, poolings: Seq
 
 def parse_pairs(_context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
     """Read ``old=new`` options."""
-    parsed = {}
+    parsed: dict[str, str] = {}
     for pair in pairs:
         old, equals, new = pair.partition("=")
         if not (old and equals and new):
             msg = f"{option.opts[0]} takes pairs as excited=happiness. Got {pair!r} instead."
             raise click.BadParameter(msg)
-        parsed[old] = new
+        if parsed.setdefault(old, new) != new:
+            msg = f"{option.opts[0]} says two things of {old!r}: {parsed[old]!r} and {new!r}."
+            raise click.BadParameter(msg)
     return parsed
+
+
+def parse_device(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    """Read ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``, or several joined by commas; whether it is there shows later."""
+    for device in text.split(","):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", device, re.ASCII):
+            msg = f"a device is auto, cpu, cuda or cuda:N. Got {device!r} instead."
+            raise click.BadParameter(msg)
+    return text
 
 
 def parse_shard(

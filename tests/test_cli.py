@@ -63,7 +63,7 @@ def test_extract_tells_its_way_in_plain_lines_on_standard_error(extracted, corpu
     progress = [line for line in told if line.startswith("24/24 utterances, ")]
     assert len(progress) == 1
     assert re.fullmatch(r"24/24 utterances, \d+ s of audio per second, 0 failed", progress[0])
-    summary = rf"{re.escape(str(path))}: 24 utterances written \(9 s of audio, \d+ x real time\); 0 failed, 0 duplicates\."
+    summary = rf"{re.escape(str(path))}: 24 utterances written \(8 s of audio, \d+ x real time\); 0 failed, 0 duplicates\."
     assert re.fullmatch(summary, told[-1])
     assert not re.search(r"[\x1b\r]", done.err)
 
