@@ -195,7 +195,7 @@ def test_copies_are_told_and_are_no_failure(sslfeat: Call, corpus_dir, model_dir
         f"  emodb/{last.stem} has the samples of emodb/{first.stem}, but is labelled anger and not happiness"
     )
     assert clash in done.err.splitlines()
-    assert done.err.endswith("0 failed, 1 duplicates.\n")
+    assert done.err.endswith("0 failed, 1 duplicate.\n")
 
 
 # Caches
