@@ -114,7 +114,11 @@ def share_scores(confusions: Counts) -> NDArray[np.float64]:
 
 
 def exchange_test(
-    shares: NDArray[np.floating], *, num_permutations: int = 9999, random_state: int = 0
+    shares: NDArray[np.floating],
+    *,
+    systems: NDArray[np.integer] | None = None,
+    num_permutations: int = 9999,
+    random_state: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the two-sided p values of a permutation test between every two rows, as they are and corrected.
 
@@ -133,6 +137,8 @@ def exchange_test(
     ----------
     shares : ndarray of shape (row, speaker)
         What each speaker adds to a row's score, as ``share_scores`` gives it.
+    systems : ndarray of int, shape (row,), optional
+        Rows of one number are not tested against each other, and don't pay for it. All are by default.
     num_permutations : int
         With many rows fewer are drawn, so that pairs times exchanges stay within ``MOST_EXCHANGES``.
     random_state : int
@@ -140,10 +146,13 @@ def exchange_test(
     Returns
     -------
     tuple of two ndarrays of shape (row, row)
-        Both symmetric, with 1 on their diagonals.
+        Both symmetric; 1 where nothing is tested.
     """
     m, n = shares.shape
     first, second = np.triu_indices(m, 1)
+    if systems is not None:
+        apart = systems[first] != systems[second]
+        first, second = first[apart], second[apart]
     limit = min(num_permutations, max(MOST_EXCHANGES // max(len(first), 1), 999))
     # The other half of all exchanges changes every difference's sign, and no more.
     if exact := 2 ** (n - 1) <= limit:

@@ -38,7 +38,8 @@ def test_p_values_are_those_of_the_predictions(systems):
         for row in systems.results
     ]
     # All rows pay for the correction, those too that are no system's best.
-    plain, corrected = exchange_test(share_scores(np.array(counts)))
+    numbers = np.repeat(np.arange(4), 2)  # two layers of each cache and classifier
+    plain, corrected = exchange_test(share_scores(np.array(counts)), systems=numbers)
     assert len(counts) == 8
     assert [d.p_permutation for d in systems.differences] == [
         plain[d.first, d.second] for d in systems.differences

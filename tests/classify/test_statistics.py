@@ -178,6 +178,19 @@ def test_corrected_p_values_are_those_of_the_step_down_procedure_done_plainly():
         left = left[1:]
 
 
+def test_rows_of_one_system_neither_are_tested_nor_pay():
+    shares = np.random.default_rng(3).normal([[0.0], [0.1], [0.15], [0.6]], 0.3, (4, 6))
+    plain, corrected = exchange_test(shares, systems=np.array([0, 0, 1, 1]))
+    everything = exchange_test(shares)
+    for table, whole in ((plain, everything[0]), (corrected, everything[1])):
+        assert table[0, 1] == table[2, 3] == 1
+        assert (table[:2, 2:] <= whole[:2, 2:]).all()
+    np.testing.assert_array_equal(plain[:2, 2:], everything[0][:2, 2:])
+    assert corrected[:2, 2:].sum() < everything[1][:2, 2:].sum()
+    one = exchange_test(shares[[0, 3]])
+    np.testing.assert_array_equal(exchange_test(shares[[0, 3]], systems=np.array([0, 1])), one)
+
+
 def draw_shares(generator, systems, *, speakers=24, gain=0.0):
     """What speakers add to the scores of rows that differ in skill by nothing but the first system's gain.
 
@@ -201,7 +214,8 @@ def best_against_worst(systems, trials, **world):
     found = 0
     for _ in range(trials):
         shares = draw_shares(generator, systems, **world)
-        _, p_values = exchange_test(shares, num_permutations=299)
+        several = np.repeat(np.arange(len(systems)), systems) if len(systems) > 1 else None
+        _, p_values = exchange_test(shares, systems=several, num_permutations=299)
         found += p_values[shares.sum(1).argmax()].min() <= 0.05
     return found / trials
 
@@ -218,7 +232,7 @@ def test_a_system_that_is_better_is_found_among_many_rows(systems):
     found = 0
     for _ in range(50):
         shares = draw_shares(generator, systems, gain=0.8)
-        _, p_values = exchange_test(shares, num_permutations=299)
+        _, p_values = exchange_test(shares, systems=np.repeat(np.arange(2), systems), num_permutations=299)
         scores, m = shares.sum(1), systems[0]
         found += p_values[scores[:m].argmax(), m + scores[m:].argmax()] <= 0.05
     assert found >= 40
