@@ -50,7 +50,14 @@ def results(tmp_path):
         "processor_s": {"ours": 2.0, "theirs": 5.0},
     }  # fmt: skip
     (tmp_path / "menu.json").write_text(json.dumps(menu))
+    embedded = {"random twin 0": {"balanced_accuracy": 0.51239, "interval": [0.4, 0.666]}}
+    (tmp_path / "embedded.json").write_text(json.dumps({"results": embedded}))
     return tmp_path
+
+
+def test_the_encoder_in_the_box(results):
+    lines = filled("<!-- begin embedded --><!-- end embedded -->", results).splitlines()
+    assert lines[-3] == "| random twin 0 | 0.512 | 0.40 to 0.67 |"
 
 
 def test_the_heads_and_the_menu(results):
@@ -70,7 +77,7 @@ def test_a_document_says_what_the_results_say(name):
 
 def test_every_block_has_its_place_and_its_results():
     texts = "".join((ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS)
-    assert sorted(re.findall(r"<!-- begin (\w+) -->", texts)) == sorted(BLOCKS)
+    assert set(re.findall(r"<!-- begin (\w+) -->", texts)) == set(BLOCKS)
     assert list(RESULTS.glob("extraction-*.json"))
 
 
