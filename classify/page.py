@@ -224,15 +224,18 @@ def _notes(comparison: Comparison) -> str:
 def _differences(comparison: Comparison) -> str:
     if not comparison.differences:
         return ""
-    head = "".join(f'<th scope="col">{_capital(name)}</th>' for name in DIFFERENCE_COLUMNS)
+    rival, *numbers = map(_capital, DIFFERENCE_COLUMNS)
+    head = f'<th scope="col">{rival}</th>' + "".join(
+        f'<th scope="col" class="number">{name}</th>' for name in numbers
+    )
     rows = "\n".join(
-        f'<tr><th scope="row">{safe(rival)}</th>'
+        f'<tr><th scope="row">{safe(name)}</th>'
         + "".join(f'<td class="number">{cell}</td>' for cell in cells)
         + "</tr>"
-        for rival, *cells in difference_rows(comparison)
+        for name, *cells in difference_rows(comparison)
     )
     return (
-        f"<h3>Differences</h3><p>{safe(differences_said(comparison))}</p>"
+        f'<h3>Differences</h3><p class="lead">{safe(differences_said(comparison))}</p>'
         '<div class="scroll" role="region" aria-label="Table of differences, scrollable" tabindex="0">'
         f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>"
     )

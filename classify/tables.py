@@ -99,8 +99,10 @@ def headline(comparison: Comparison) -> str:
     encoder = best.encoder + (f" ({RANDOM})" if is_random(comparison, best.cache) and not said else "")
     encoder += f" ({best.cache.rpartition(', ')[2]})" if best.members else ""
     encoder += f", standardised per speaker ({TRANSDUCTIVE})," if best.transductive else ""
+    how = best.method.removeprefix(best.classifier).removeprefix(", ")
+    trained = best.classifier + (f" ({how})" if how else "")
     return printable(
-        f"{who}, {best.method} on {layers.get(best.selection, f'layer {best.layers}')} of {encoder} tells "
+        f"{who}, {trained} on {layers.get(best.selection, f'layer {best.layers}')} of {encoder} tells "
         f"{len(comparison.tested_labels)} emotions apart with {percent(best.balanced_accuracy.value)} % balanced accuracy."
     )
 

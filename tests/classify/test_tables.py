@@ -158,6 +158,8 @@ def test_how_a_classifier_was_trained_stands_in_every_table(small_comparison):
         assert said not in render(small_comparison)
     assert [line["classifier"] for line in read_csv(results_csv(comparison))][:2] == [row.classifier, said]
     assert "tuned," in printed(render_table(comparison), 120)
+    alone = dataclasses.replace(comparison, results=(row,))
+    assert f", {row.classifier} (tuned, balanced) on layer " in headline(alone)
     # They are two systems, each with a best layer.
     kinds = {(result.system, result.selection, result.protocol) for result in comparison.results}
     assert len(shown_results(comparison, 1)) == len(kinds)
