@@ -69,7 +69,7 @@ def launch(
     default = ", the small encoder in the package; --model names another" if model_id == EMBEDDED else ""
     where = f"the workers of {scheduler}" if scheduler else ", ".join(chosen)
     tell(
-        f"encoder {encoder.model_id}{default}: {encoder.num_hidden_layers} blocks of {encoder.hidden_size}, {precision} on {where}."
+        f"encoder {encoder.model_id}{default}: {encoder.num_hidden_layers + 1} layers of {encoder.hidden_size}, {precision} on {where}."
     )
     utterances = listing.utterances
     if shard is not None:

@@ -58,7 +58,7 @@ def test_extract_tells_its_way_in_plain_lines_on_standard_error(extracted, corpu
     )
     assert "note: 24 utterances, emodb has 535. Missing: " in done.err
     assert re.search(
-        r"^encoder tiny-wav2vec2-randomly-initialised: 2 blocks of 32, float32 on cpu\.$", done.err, re.M
+        r"^encoder tiny-wav2vec2-randomly-initialised: 3 layers of 32, float32 on cpu\.$", done.err, re.M
     )
     progress = [line for line in told if line.startswith("24/24 utterances, ")]
     assert len(progress) == 1

@@ -120,7 +120,7 @@ def test_processes_are_asked_for_what_was_asked(
         "--pooling", "max", "--precision", "bfloat16", "--shard", "1/1",
     )  # fmt: skip
     assert done.status == 0
-    assert f"2 blocks of 32, bfloat16 on {where}." in done.err
+    assert f"3 layers of 32, bfloat16 on {where}." in done.err
     (given,) = calls
     work = given.pop("work")
     assert callable(given.pop("progress"))
