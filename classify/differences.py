@@ -30,8 +30,7 @@ def find_differences(
     """Test the best row against the best of every other system, or against its own other layers where there is one system.
 
     A system is a cache, a pooling and a classifier; its rows differ by their layer. Best rows are picked by the
-    scores that are tested, so p values are corrected over all pairs of rows of different systems (or of the one), those
-    included that are not listed.
+    scores that are tested, so p values are corrected for all rows, those included that are not listed.
 
     Parameters
     ----------
@@ -68,9 +67,7 @@ def find_differences(
     heard = np.isin(np.arange(len(names)), numbers[utterances])
     systems = [results[row].system for row in rows]
     groups = np.array([systems.index(system) for system in systems])
-    plain, corrected = exchange_test(
-        shares[:, heard], systems=groups if groups.any() else None, random_state=random_state
-    )
+    plain, corrected = exchange_test(shares[:, heard], groups, random_state=random_state)
     best, *others = _rivals(results, rows)
     place = {row: i for i, row in enumerate(rows)}
     differences = [

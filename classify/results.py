@@ -221,7 +221,7 @@ class Difference:
     p_permutation : float
         Two-sided p value of exchanging the two rows' predictions speaker by speaker.
     p_corrected : float
-        The same, corrected over all pairs that are compared, as the best rows are picked; see ``exchange_test``.
+        The same, corrected for picking the best rows by their scores; see ``exchange_test``.
     p_resampled_t : float or None
         Two-sided p value of the corrected resampled t test over folds; None with one fold, or where all folds
         differ by the same.

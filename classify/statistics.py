@@ -115,30 +115,32 @@ def share_scores(confusions: Counts) -> NDArray[np.float64]:
 
 def exchange_test(
     shares: NDArray[np.floating],
+    systems: NDArray[np.integer],
     *,
-    systems: NDArray[np.integer] | None = None,
     num_permutations: int = 9999,
     random_state: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the two-sided p values of a permutation test between every two rows, as they are and corrected.
+    """Return the p values of a row being better than the best row of another system, as they are and corrected.
 
-    Under the null hypothesis of a pair each speaker's predictions could as well have come from the other row. All
-    exchanges are tried where there are no more than ``num_permutations``, else as many random ones, counted
-    with the observed one (Phipson and Smyth, 2010, "Permutation p-values should never be zero").
+    The first are two-sided, of a permutation test: under the null hypothesis of a pair each speaker's predictions could
+    as well have come from the other row. All exchanges are tried where there are no more than ``num_permutations``, else
+    as many random ones, counted with the observed one (Phipson and Smyth, 2010, "Permutation p-values should never be
+    zero").
 
-    Every pair sees the same exchanges, so that the largest difference among them is seen too: the corrected p value is
-    how often some pair would differ as much. It pays for all pairs, and so for picking the best row, and the best
-    layer of each system, by the scores that are tested. Pairs of larger differences are out of the count for smaller
-    ones: the step-down procedure of Westfall and Young (1993), "Resampling-based multiple testing", section 2.6. It
-    is Holm's with the distribution of the largest difference in place of Bonferroni's bound on it, so rows that
-    agree with each other cost little.
+    The second pay for picking the better row out of all by its score: they say how often some row would be so far above
+    some system's best, were all equally good. Rows less their own means, of which chance changes the sign speaker by
+    speaker, stand for equal ones, so that bad rows cost nothing; they are widened as Student's t is against the normal,
+    for few speakers. All rows see the same signs, so rows that agree cost little. Larger differences are out of the
+    count for smaller ones. That is the step-down procedure of Westfall and Young (1993), "Resampling-based multiple
+    testing", section 2.6: Holm's, with the distribution of the largest difference in place of Bonferroni's bound on
+    it. None is below the p value of its own permutation test.
 
     Parameters
     ----------
     shares : ndarray of shape (row, speaker)
         What each speaker adds to a row's score, as ``share_scores`` gives it.
-    systems : ndarray of int, shape (row,), optional
-        Rows of one number are not tested against each other, and don't pay for it. All are by default.
+    systems : ndarray of int, shape (row,)
+        Number of each row's system. Where all have one, each row is tested against each.
     num_permutations : int
         With many rows fewer are drawn, so that pairs times exchanges stay within ``MOST_EXCHANGES``.
     random_state : int
@@ -146,36 +148,40 @@ def exchange_test(
     Returns
     -------
     tuple of two ndarrays of shape (row, row)
-        Both symmetric; 1 where nothing is tested.
+        Of the first axis' row being better than the second's; 1 where that is not tested.
     """
     m, n = shares.shape
-    first, second = np.triu_indices(m, 1)
-    if systems is not None:
-        apart = systems[first] != systems[second]
-        first, second = first[apart], second[apart]
-    limit = min(num_permutations, max(MOST_EXCHANGES // max(len(first), 1), 999))
-    # The other half of all exchanges changes every difference's sign, and no more.
-    if exact := 2 ** (n - 1) <= limit:
-        signs = 1 - 2 * ((np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1)
+    systems = np.arange(m) if len(np.unique(systems)) == 1 else systems
+    totals = shares.sum(1)
+    ranked = np.argsort(-totals, kind="stable")
+    best = ranked[np.unique(systems[ranked], return_index=True)[1]]
+    first, second = (index.ravel() for index in np.meshgrid(np.arange(m), best, indexing="ij"))
+    apart = systems[first] != systems[second]
+    order = np.argsort((totals[first] - totals[second])[apart], kind="stable")
+    first, second = first[apart][order], second[apart][order]
+    observed, rounding = totals[first] - totals[second], 1e-12  # equal shares can be summed in another order
+    limit = min(num_permutations, max(MOST_EXCHANGES // len(first), 999))
+    if exact := 2**n <= limit:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
         signs = np.random.default_rng(random_state).choice([-1, 1], (limit, n))
-    observed = np.abs(shares[first].sum(1) - shares[second].sum(1))
-    order = np.argsort(observed, kind="stable")
-    first, second = first[order], second[order]
-    # As large up to rounding: equal shares can be summed in another order.
-    observed = observed[order] - 1e-12
+    tail = (1 - LEVEL) / 2
+    wider = np.sqrt(n / (n - 1)) * stats.t.ppf(tail, n - 1) / stats.norm.ppf(tail) if n > 1 else 1.0
+    equal = wider * (shares - shares.mean(1, keepdims=True))
     counts = np.zeros((2, len(first)), dtype=np.int64)
-    at_once = max(1, 2**22 // max(len(first), 1))
+    at_once = max(1, 2**22 // len(first))
     for start in range(0, len(signs), at_once):
-        scores = signs[start : start + at_once] @ shares.T
-        differences = np.abs(scores[:, first] - scores[:, second])
-        counts[0] += np.count_nonzero(differences >= observed, axis=0)
-        largest = np.maximum.accumulate(differences, axis=1, out=differences)
-        counts[1] += np.count_nonzero(largest >= observed, axis=0)
-    p_values = counts / len(signs) if exact else (counts + 1) / (len(signs) + 1)
-    p_values[1] = np.maximum.accumulate(p_values[1, ::-1])[::-1]
+        scores, noise = (signs[start : start + at_once] @ rows.T for rows in (shares, equal))
+        counts[0] += np.count_nonzero(
+            np.abs(scores[:, first] - scores[:, second]) >= np.abs(observed), axis=0
+        )
+        largest = np.maximum.accumulate(noise[:, first] - noise[:, second], axis=1)
+        counts[1] += np.count_nonzero(largest >= observed - rounding, axis=0)
+    plain = counts[0] / len(signs) if exact else (counts[0] + 1) / (len(signs) + 1)
+    corrected = np.maximum(plain, (counts[1] + 1) / (len(signs) + 1)) if m > 2 else plain
     tables = np.ones((2, m, m))
-    tables[:, first, second] = tables[:, second, first] = p_values
+    tables[0, first, second] = plain
+    tables[1, first, second] = np.maximum.accumulate(corrected[::-1])[::-1]
     return tables[0], tables[1]
 
 

@@ -39,7 +39,7 @@ def test_p_values_are_those_of_the_predictions(systems):
     ]
     # All rows pay for the correction, those too that are no system's best.
     numbers = np.repeat(np.arange(4), 2)  # two layers of each cache and classifier
-    plain, corrected = exchange_test(share_scores(np.array(counts)), systems=numbers)
+    plain, corrected = exchange_test(share_scores(np.array(counts)), numbers)
     assert len(counts) == 8
     assert [d.p_permutation for d in systems.differences] == [
         plain[d.first, d.second] for d in systems.differences
