@@ -1,11 +1,12 @@
 """A tiny saved encoder and small corpora that tests share."""
 
 import re
+import tracemalloc
 import wave
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +19,20 @@ from sslfeat.corpora import CORPORA
 
 # Tests run in several processes at once, and their models are too narrow to share among threads.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def traced() -> Callable[..., tuple[Any, int]]:
+    """Call something; returns its result, and the most bytes that Python and numpy held beyond what was there."""
+
+    def traced(call: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+        tracemalloc.start()
+        try:
+            return call(*arguments), tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return traced
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 import dataclasses
 import re
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -218,7 +217,7 @@ def test_more_inputs_than_files_may_be_open(write_cache, tmp_path):
     assert len(FeatureCache(tmp_path / "out.h5")) == 60
 
 
-def test_memory_is_bounded_by_the_buffer(tmp_path, make_spec, make_row, monkeypatch):
+def test_memory_is_bounded_by_the_buffer(tmp_path, make_spec, make_row, monkeypatch, traced):
     spec = make_spec(layers=tuple(range(3)), hidden_size=1024)
     paths = []
     for part in range(4):
@@ -229,15 +228,12 @@ def test_memory_is_bounded_by_the_buffer(tmp_path, make_spec, make_row, monkeypa
                 writer.add(make_row(f"{number:03d}/{part}"), {"mean": numbers, "std": numbers})
     monkeypatch.setattr(cache.merging, "BUFFER_BYTES", 2**20)
     monkeypatch.setattr(cache.merging, "LINES_PER_READ", 128)
-    tracemalloc.start()
-    merge(tmp_path / "out.h5", paths)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    _, peak = traced(merge, tmp_path / "out.h5", paths)
     assert (tmp_path / "out.h5").stat().st_size > 14 * 2**20
     assert peak < 5 * 2**20
 
 
-def test_a_row_costs_a_few_bytes(tmp_path, make_spec, make_row, monkeypatch):
+def test_a_row_costs_a_few_bytes(tmp_path, make_spec, make_row, monkeypatch, traced):
     spec = make_spec(layers=(0,), hidden_size=1, pooling=("mean",))
     paths, num_rows = [tmp_path / f"{part}.h5" for part in range(4)], 4 * 5000
     for part, path in enumerate(paths):
@@ -246,8 +242,5 @@ def test_a_row_costs_a_few_bytes(tmp_path, make_spec, make_row, monkeypatch):
                 writer.add(make_row(f"{number:06d}"), {"mean": np.ones((1, 1), np.float32)})
     monkeypatch.setattr(cache.merging, "BUFFER_BYTES", 2**18)
     monkeypatch.setattr(cache.merging, "LINES_PER_READ", 512)
-    tracemalloc.start()
-    merge(tmp_path / "out.h5", paths)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    _, peak = traced(merge, tmp_path / "out.h5", paths)
     assert peak < 70 * num_rows + 3 * 2**20

@@ -3,8 +3,7 @@
 import dataclasses
 import os
 import random
-import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -210,15 +209,12 @@ def test_places_in_any_order() -> None:
 
 
 def test_memory_is_a_few_bytes_for_each(
-    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced: Callable[..., tuple[Any, int]]
 ) -> None:
     monkeypatch.setattr("sslfeat.plan._BLOCK_ROWS", 500)
     monkeypatch.setattr("sslfeat.plan.stamp", lambda _: (1, 1))
     asked = [utterance(f"own/{number:06d}") for number in range(20_000)]
     commit(parts, *(row(one, f"{number:032x}", (1, 1)) for number, one in enumerate(asked)))
-    tracemalloc.start()
-    plan = make_plan(asked, parts, tmp_path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    plan, peak = traced(make_plan, asked, parts, tmp_path)
     assert (plan.todo, plan.gone) == ([], set())
     assert peak < 50 * len(asked) + 1_000_000
