@@ -32,7 +32,7 @@ test-transformers4: $(OLD)/installed
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or later is needed, this is %s; name another as in: make PYTHON=python3.12 demo' % sys.version.split()[0])"
 	$(PYTHON) -m venv .venv
-	.venv/$(PIP) -c constraints.txt -e ".[dev]"
+	.venv/$(PIP) -c constraints.txt -e ".[dev,audformat,datasets]"
 	@touch $@
 
 $(OLD)/installed: pyproject.toml constraints.txt
