@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,12 +47,15 @@ def read_audformat(
     Raises
     ------
     ManifestError
-        Where audformat is not installed, the folder is no database, or no table has the column.
+        Where audformat is not installed, the folder is no database, no table has the column, or a table is kept as a
+        pickle alone.
     """
     root = Path(db_dir)
-    audformat = _library("audformat", root)
+    _library("audformat", root)
     try:
-        db = audformat.Database.load(str(root))
+        db = _loaded(root)
+    except ManifestError:
+        raise
     except Exception as error:
         msg = f"{root}: no audformat database that can be read ({error})."
         raise ManifestError(msg) from error
@@ -88,6 +93,31 @@ def read_audformat(
     )
     utterances = utterances_of(root, values, name)
     return listing_of(root, root, name, utterances, [f"Tables: {', '.join(chosen)}."])
+
+
+def _loaded(root: Path) -> Any:
+    """Load a database, but nothing that could run code: audformat's own loader unpickles tables, and builds whatever
+    objects the header names.
+    """  # noqa: D205 - one sentence
+    audformat, yaml = (importlib.import_module(name) for name in ("audformat", "yaml"))
+    with (root / "db.yaml").open(encoding="utf-8") as text:
+        header = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    db = audformat.Database.load_header_from_yaml(header)
+    with tempfile.TemporaryDirectory() as name:
+        for number, table in enumerate((*db.misc_tables, *db.tables)):
+            linked = Path(name, str(number))
+            kept = [root / f"db.{table}{suffix}" for suffix in (".csv", ".parquet")]
+            for file in kept:
+                if file.exists():
+                    linked.with_suffix(file.suffix).symlink_to(file.resolve())
+            if not any(file.exists() for file in kept):
+                msg = (
+                    f"{root}: no {' or '.join(file.name for file in kept)}, and a table is read from one of them, never "
+                    "from a pickle, which could run code. Save the database as CSV where it can be trusted."
+                )
+                raise ManifestError(msg)
+            db[table].load(str(linked))
+    return db
 
 
 def _speakers(db: Any) -> tuple[dict[str, str], dict[str, str]]:
@@ -135,7 +165,8 @@ def read_dataset(
     Raises
     ------
     ManifestError
-        Where datasets is not installed, the folder is no dataset, or no column is audio.
+        Where datasets is not installed, the folder is no dataset, a split's name could not be a folder's, or no column
+        is audio.
     """
     source, root = Path(dataset_dir), Path(export_dir)
     datasets = _library("datasets", source)
@@ -148,6 +179,9 @@ def read_dataset(
     rows: list[tuple[int, Sequence[str]]] = []
     taken: dict[str, str] = {}
     for split, part in splits.items():
+        if split and not re.fullmatch(r"\w[\w.-]*", split):  # its audio goes into a folder of that name
+            msg = f"{source}: a split is named by letters and digits. Got {split!r} instead."
+            raise ManifestError(msg)
         audio = next((name for name, kind in part.features.items() if isinstance(kind, datasets.Audio)), None)
         if audio is None:
             msg = f"{source}: no column is audio; its columns are {', '.join(part.features)}."
@@ -156,7 +190,8 @@ def read_dataset(
         classes = {
             name: kind.names for name, kind in part.features.items() if isinstance(kind, datasets.ClassLabel)
         }
-        for number, row in enumerate(part.cast_column(audio, datasets.Audio(decode=False))):
+        needed = part.select_columns(list(taken.values())).cast_column(audio, datasets.Audio(decode=False))
+        for number, row in enumerate(needed):
             words = {field: _word(row[column], classes.get(column)) for field, column in taken.items()}
             words["path"] = _exported(row[audio], root, Path(split) / f"{number:07}")
             words.setdefault("split", split)

@@ -1,3 +1,6 @@
+import json
+import os
+import pickle
 import sys
 from collections import Counter
 from pathlib import Path
@@ -79,6 +82,53 @@ def test_what_is_no_audformat_database(tmp_path):
         read_audformat(tmp_path)
 
 
+class Pickled:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@quiet_pandas
+def test_a_pickled_table_is_not_read(tmp_path):
+    root, ran = audformat_database(tmp_path / "db"), tmp_path / "ran"
+    whole = read_audformat(root)
+    (root / "db.files.pkl").write_bytes(pickle.dumps(Pickled(ran)))
+    assert read_audformat(root) == whole
+    assert not ran.exists()
+    (root / "db.files.csv").unlink(missing_ok=True)
+    (root / "db.files.parquet").unlink(missing_ok=True)
+    with pytest.raises(
+        ManifestError, match=r"no db\.files\.csv or db\.files\.parquet, .* never from a pickle"
+    ):
+        read_audformat(root)
+    assert not ran.exists()
+
+
+@quiet_pandas
+def test_a_header_builds_no_objects(tmp_path):
+    root, ran = audformat_database(tmp_path / "db"), tmp_path / "ran"
+    header = root / "db.yaml"
+    header.write_text(f"{header.read_text()}\nauthor: !!python/object/apply:os.mkdir ['{ran}']\n")
+    with pytest.raises(ManifestError, match="no audformat database that can be read"):
+        read_audformat(root)
+    assert not ran.exists()
+
+
+@quiet_pandas
+@pytest.mark.parametrize("storage", ["csv", "parquet"])
+def test_tables_are_read_from_either_format(tmp_path, storage):
+    audformat = pytest.importorskip("audformat")
+    root = audformat_database(tmp_path / "db")
+    whole = read_audformat(root)
+    audformat.Database.load(str(root)).save(str(root), storage_format=storage)
+    assert {file.suffix for file in root.glob("db.*.*")} >= {f".{storage}"}
+    assert read_audformat(root) == whole
+
+
 def dataset(root, splits):
     datasets = pytest.importorskip("datasets")
     noise = np.random.default_rng(0).normal(0, 3000, 8_000).astype(np.int16)
@@ -122,6 +172,26 @@ def test_a_dataset_on_disk(tmp_path, splits):
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "audio").rglob("*.*")}
     assert read_dataset(saved, tmp_path / "audio", corpus="own") == listing
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "audio").rglob("*.*")}
+
+
+def test_a_split_names_no_folder_outside(tmp_path):
+    saved = dataset(tmp_path, ("train",))
+    (saved / "dataset_dict.json").write_text(json.dumps({"splits": ["../saved/train"]}))
+    with pytest.raises(ManifestError, match=r"named by letters and digits. Got '\.\./saved/train'"):
+        read_dataset(saved, tmp_path / "audio")
+    assert not (tmp_path / "audio").exists()
+
+
+def test_no_other_column_is_decoded(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    names = {"audio": [str(tmp_path / "a.wav")], "face": [str(Path(__file__))], "emotion": ["joy"]}
+    rows = datasets.Dataset.from_dict(names)
+    rows = rows.cast_column("audio", datasets.Audio()).cast_column("face", datasets.Image())
+    with pytest.raises((ImportError, OSError)):  # no picture, or no library for pictures
+        rows.select_columns("face")[0]
+    rows.save_to_disk(str(tmp_path / "saved"))
+    assert [one.label for one in read_dataset(tmp_path / "saved", tmp_path).utterances] == ["happiness"]
 
 
 def test_audio_that_changed_is_exported_again(tmp_path):
