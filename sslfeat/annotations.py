@@ -228,7 +228,8 @@ def meld(root: Path) -> Annotations:
     def complete(path: str, fields: Fields) -> Fields | None:
         split = {"train_splits": "train", "dev_splits_complete": "dev"}.get(fields["folder"], "test")
         row = rows.get((split, fields["dialogue"], fields["turn"]))
-        plain = root / PurePosixPath(path).with_name(f"dia{fields['dialogue']}_utt{fields['turn']}.mp4")
+        named = PurePosixPath(path)
+        plain = root / named.with_name(f"dia{fields['dialogue']}_utt{fields['turn']}{named.suffix}")
         if row is None or (fields["prefix"] and plain.exists()):
             return None
         return fields | {

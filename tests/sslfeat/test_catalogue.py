@@ -758,12 +758,13 @@ def test_msp_podcast_reads_its_json_too_and_keeps_unknown_speakers_unnamed(read)
     assert (unknown.speaker, unknown.sex, unknown.split, unknown.label) == ("", "", "test3", "contempt")
 
 
-def test_meld_keeps_the_plain_name_of_a_turn_that_comes_twice(read, tmp_path):
+@pytest.mark.parametrize("suffix", ["mp4", "wav"])
+def test_meld_keeps_the_plain_name_of_a_turn_that_comes_twice(read, tmp_path, suffix):
     rows = "Speaker,Emotion,Dialogue_ID,Utterance_ID\nJoey,joy,0,0\nGunther,anger,0,1\n"
     folder = "output_repeated_splits_test"
     tree = Tree(
         paths=[
-            f"{folder}/{name}.mp4"
+            f"{folder}/{name}.{suffix}"
             for name in ("dia0_utt0", "final_videos_testdia0_utt0", "final_videos_testdia0_utt1")
         ],
         tables={f"{split}_sent_emo.csv": rows for split in ("train", "dev", "test")},
@@ -771,13 +772,13 @@ def test_meld_keeps_the_plain_name_of_a_turn_that_comes_twice(read, tmp_path):
         fields={},
     )
     (tmp_path / folder).mkdir()
-    (tmp_path / folder / "dia0_utt0.mp4").touch()
+    (tmp_path / folder / f"dia0_utt0.{suffix}").touch()
     utterances = read(tree, "meld").utterances
     assert [(u.id, u.speaker, u.sex, u.label) for u in utterances] == [
         ("meld/test_dia0_utt0", "meld:Joey", "male", "happiness"),
         ("meld/test_dia0_utt1", "meld:Gunther", "", "anger"),
     ]
-    assert utterances[1].path == f"{folder}/final_videos_testdia0_utt1.mp4"
+    assert utterances[1].path == f"{folder}/final_videos_testdia0_utt1.{suffix}"
 
 
 def test_the_corrections_of_shemo_go_by_a_newer_name_too(read):
