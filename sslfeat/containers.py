@@ -8,8 +8,10 @@ import contextlib
 import dataclasses
 import importlib
 import math
+import mmap
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import soundfile
+
+from sslfeat.mp3 import walk_frames
 
 SOUNDFILE_SUFFIXES = frozenset(
     (
@@ -42,6 +46,7 @@ AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
 SAMPLE_RATES = (1_000, 768_000)  # Hz; a header outside is damage, and soxr's memory grows with the ratio
 # mp3 headers count whole frames of up to 1152 samples, so the last 36 ms (576 samples at 16 kHz) may be padding.
 TRUNCATION_TOLERANCE = 0.05  # seconds
+MP4_TOLERANCE = 0.25  # seconds; what an edit list leaves out may be counted
 SEGMENT_TOLERANCE = 0.1  # seconds by which a segment's end may overshoot, for manifests that round
 BLOCK_VALUES = 1 << 20  # samples times channels held at once: 4 MiB
 
@@ -51,8 +56,17 @@ _PROMISE = re.compile(
     r"^\s*(?:data|SSND|Data Size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
 _UNKNOWN_SIZE = 0x7FFFF000
+_UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile's word for a FLAC written to a pipe
+# The formats of which it shows whether they were cut short. libsndfile reads a dozen more, to whatever end it finds.
+_FORMATS = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST"))
+_NIST_LENGTH = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
+_NIST_HEADER = 1024  # bytes
 _OGG_MAX_PAGE = 65_307  # bytes, RFC 3533 section 6
 _OGG_END_OF_STREAM = 0x04
+_OGG_LATER_PAGE, _OGG_FIRST_PAGE = re.compile(rb"OggS\0[\0\1\4\5]"), re.compile(rb"OggS\0[\2\6]\0{8}")
+_MP3_FRAMES_WITHOUT_SOUND = (
+    4  # at most: the header's own, and the padding at both ends that it lets players skip
+)
 _EBML_HEADER, _MATROSKA_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # RFC 8794, RFC 9559
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -85,7 +99,10 @@ def open_audio(path: Path, start: float, end: float) -> Iterator[Stream]:
         with path.open("rb") as file:
             head = file.read(64)
     except FileNotFoundError:
-        msg = f"{path}: no such file."
+        hint = ""
+        if any(other.exists() for other in respelt(path)):
+            hint = " One whose accents are coded otherwise is there, as macOS writes them; rename it."
+        msg = f"{path}: no such file.{hint}"
         raise AudioError(msg) from None
     except (OSError, ValueError) as error:
         if isinstance(error, AudioError):
@@ -111,6 +128,14 @@ def open_audio(path: Path, start: float, end: float) -> Iterator[Stream]:
         yield stream
 
 
+def respelt(path: Path) -> list[Path]:
+    """Return the path with accents as characters of their own and as parts of their letters, where those differ from it."""
+    if str(path).isascii():
+        return []
+    both = [Path(unicodedata.normalize("NFC", str(path))), Path(unicodedata.normalize("NFD", str(path)))]
+    return [other for other in both if other != path]
+
+
 @contextlib.contextmanager
 def _open_soundfile(path: Path, start: float, end: float) -> Iterator[Stream]:
     try:
@@ -119,9 +144,19 @@ def _open_soundfile(path: Path, start: float, end: float) -> Iterator[Stream]:
         msg = f"{path}: no audio format that can be read. Convert it to wav or flac, or leave it out."
         raise AudioError(msg) from error
     with file:
+        if file.format not in _FORMATS:
+            msg = f"{path}: {file.format}, of which it can't be seen whether all is there. Convert it to wav or flac."
+            raise AudioError(msg)
         if _is_cut_short(path, file):
             msg = f"{path}: truncated, its header promises more than the file holds. Fetch it again."
             raise AudioError(msg)
+        if file.format == "OGG" and _is_chained(path):
+            msg = f"{path}: several recordings one after another, of which one would be read. Convert it to wav or flac."
+            raise AudioError(msg)
+        if file.frames >= _UNKNOWN_LENGTH or (file.format == "MP3" and _is_misjudged(path, file)):
+            with _open_pyav(path, start, end) as stream:
+                yield stream
+            return
         yield Stream(
             sample_rate=file.samplerate,
             num_channels=file.channels,
@@ -132,30 +167,39 @@ def _open_soundfile(path: Path, start: float, end: float) -> Iterator[Stream]:
 def _soundfile_blocks(path: Path, file: soundfile.SoundFile, start: float, end: float) -> Iterator[Block]:
     rate, promised = file.samplerate, file.frames
     first, last = round(start * rate), promised
-    if first:
-        if first >= promised:
-            msg = f"{path}: no segment at {start:g} s, the file lasts {promised / rate:g} s."
-            raise AudioError(msg)
-        _checked(path, file.seek, first)
+    if first >= promised > 0:
+        msg = f"{path}: no segment at {start:g} s, the file lasts {promised / rate:g} s."
+        raise AudioError(msg)
     if math.isfinite(end):
         if end > promised / rate + SEGMENT_TOLERANCE:
             msg = f"{path}: no segment up to {end:g} s, the file lasts {promised / rate:g} s."
             raise AudioError(msg)
         last = min(promised, round(end * rate))
     block_size = max(1, BLOCK_VALUES // file.channels)
-    position = first
+    position = _sought(path, file, first)
     while position < last:
         block = _checked(path, file.read, min(block_size, last - position), dtype="float32", always_2d=True)
         if not len(block):
             break
-        position += len(block)
-        yield block
+        begin, position = position, position + len(block)
+        if position > first:
+            yield block[max(0, first - begin) :]
     if last - position > TRUNCATION_TOLERANCE * rate:
         msg = (
             f"{path}: truncated, {position / rate:.2f} s could be read of the {promised / rate:.2f} s that its header "
             "promises. Fetch it again."
         )
         raise AudioError(msg)
+
+
+def _sought(path: Path, file: soundfile.SoundFile, first: int) -> int:
+    """Go to a sample or before it, and return to which: what is decoded from there on is what the whole file has there."""
+    if not first or not file.seekable():  # GSM
+        return 0
+    # An mp3 frame is coded in what is left of those before it.
+    begin = max(0, first - file.samplerate // 2) if file.format == "MP3" else first
+    _checked(path, file.seek, begin)
+    return begin
 
 
 def _checked(path: Path, call: Any, *args: Any, **kwargs: Any) -> Any:
@@ -170,6 +214,10 @@ def _is_cut_short(path: Path, file: soundfile.SoundFile) -> bool:
     """Return whether a format that libsndfile reads to whatever end it finds was meant to be longer."""
     if file.format == "OGG":
         return _lacks_last_page(path)
+    if file.format == "NIST":
+        with path.open("rb") as raw:
+            length = _NIST_LENGTH.search(raw.read(_NIST_HEADER))
+        return length is not None and int(length[1]) - file.frames > TRUNCATION_TOLERANCE * file.samplerate
     for promised, held in _PROMISE.findall(file.extra_info):
         missing = 1 - int(held) / max(1, int(promised))
         if int(promised) < _UNKNOWN_SIZE and missing > 0:
@@ -190,12 +238,42 @@ def _lacks_last_page(path: Path) -> bool:
     return len(page) < 27 + page[26] + sum(table)
 
 
+def _is_chained(path: Path) -> bool:
+    """Return whether a stream of an Ogg file begins after another one did (RFC 3533 section 4); libsndfile reads the first."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        later = _OGG_LATER_PAGE.search(raw)
+        return later is not None and _OGG_FIRST_PAGE.search(raw, later.end()) is not None
+
+
+def _is_misjudged(path: Path, file: soundfile.SoundFile) -> bool:
+    """Return whether libsndfile takes an mp3 for shorter or longer than it is, as it does by its size and first frame.
+
+    Raises
+    ------
+    AudioError
+        Where no header says how long the file is, and its end is inside of a frame.
+    """
+    frames = walk_frames(path)
+    if not frames.num_samples:
+        return False
+    if frames.states_length:  # libsndfile takes its word, and misses a second recording after it
+        return bool(frames.num_samples - file.frames > _MP3_FRAMES_WITHOUT_SOUND * frames.samples_per_frame)
+    if frames.is_cut:
+        msg = f"{path}: truncated, it ends inside of a frame. Fetch it again."
+        raise AudioError(msg)
+    too_many: int = file.frames - frames.num_samples
+    return not 0 <= too_many <= TRUNCATION_TOLERANCE * file.samplerate
+
+
 @contextlib.contextmanager
 def _open_pyav(path: Path, start: float, end: float) -> Iterator[Stream]:
     try:
         av = importlib.import_module("av")
     except ImportError:
-        msg = f"{path}: m4a, mp4 and webm need PyAV. Run `pip install sslfeat[video]`, or convert the file to wav."
+        msg = (
+            f"{path}: m4a, mp4 and webm need PyAV, and so does a file that doesn't say how long it is. Run `pip install "
+            "sslfeat[video]`, or convert the file to wav."
+        )
         raise AudioError(msg) from None
     try:
         opened = av.open(os.fspath(path), metadata_errors="replace")  # a title in Latin-1 is no damage
@@ -252,12 +330,15 @@ def _pyav_blocks(
     origin = (audio.start_time or 0) * (audio.time_base or Fraction(1))
     first, last = round(start * rate), math.inf if math.isinf(end) else round(end * rate)
     position = None  # of the next sample, counted from the start of the track
+    reached = 0.0  # likewise, by the file's own clock, which may skip parts
     try:
         if first:  # a little early: the decoder's first frame after a jump starts from nothing
             container.seek(int((origin + Fraction(max(0.0, start - 0.5))) / audio.time_base), stream=audio)
         for frame in container.decode(audio):
             if position is None:
                 position = round((frame.pts * frame.time_base - origin) * rate) if first else 0
+            if frame.pts is not None:
+                reached = (frame.pts * frame.time_base - origin) * rate + frame.samples
             for part in to_float.resample(frame):
                 block = part.to_ndarray().reshape(-1, num_channels)  # packed: (1, num_samples * num_channels)
                 begin, position = position, position + len(block)
@@ -269,9 +350,15 @@ def _pyav_blocks(
     except (av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: the rate or the channels change
         msg = f"{path}: truncated or damaged, decoding it failed part of the way. Fetch it again."
         raise AudioError(msg) from error
+    if "mp4" in container.format.name and audio.duration and position is not None:
+        promised = audio.duration * audio.time_base * rate
+        if promised - max(position, reached) > MP4_TOLERANCE * rate:
+            msg = f"{path}: truncated, its header promises more than the file holds. Fetch it again."
+            raise AudioError(msg)
     length = (position or 0) / rate
     if first and first >= (position or 0):
-        msg = f"{path}: no segment at {start:g} s, the file lasts {length:g} s."
+        lasting = f"the file lasts {length:g} s" if position else "the file ends before"
+        msg = f"{path}: no segment at {start:g} s, {lasting}."
         raise AudioError(msg)
     if math.isfinite(end) and end > length + SEGMENT_TOLERANCE:
         msg = f"{path}: no segment up to {end:g} s, the file lasts {length:g} s."

@@ -360,6 +360,127 @@ def test_a_truncated_file(tmp_path, name, options, kept):
         decode(path)
 
 
+def nist(path, num_samples):
+    """Write a NIST SPHERE file that promises so many samples, and holds 16 000."""
+    header = f"NIST_1A\n   1024\nsample_rate -i 16000\nchannel_count -i 1\nsample_n_bytes -i 2\nsample_byte_format -s2 01\nsample_count -i {num_samples}\nend_head\n"
+    path.write_bytes(header.encode().ljust(1024) + speechlike(16_000).tobytes())
+    return path
+
+
+def test_a_nist_file_is_held_to_its_header(tmp_path, wav):
+    np.testing.assert_array_equal(decode(nist(tmp_path / "b.wav", 16_000)).waveform, decode(wav).waveform)
+    with pytest.raises(AudioError, match=r"c\.wav: truncated, its header promises more"):
+        decode(nist(tmp_path / "c.wav", 20_000))
+
+
+@pytest.mark.parametrize("kind", ["IRCAM", "AVR", "VOC", "MAT5"])
+def test_formats_that_can_be_cut_short_unseen_are_refused(tmp_path, kind):
+    path = write(tmp_path / "a.wav", speechlike(16_000), format=kind, subtype="PCM_16")
+    with pytest.raises(
+        AudioError, match=rf"a\.wav: {kind}, of which it can't be seen whether all is there\. Convert"
+    ):
+        decode(path)
+
+
+@pytest.mark.parametrize("options", [{"subtype": "VORBIS"}, {"subtype": "OPUS"}])
+def test_an_ogg_file_of_two_recordings_is_not_read_as_the_first(tmp_path, options):
+    path = write(tmp_path / "a.ogg", speechlike(16_000) / 32768, format="OGG", **options)
+    decode(path)
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(AudioError, match=r"a\.ogg: several recordings one after another"):
+        decode(path)
+
+
+def mp3(path, *parts, header=False):
+    """Write an mp3 of parts: each the bitrate in kbit/s and the seconds of a tone."""
+    av = pytest.importorskip("av")
+    content = b""
+    for kbps, seconds in parts:
+        with av.open(
+            str(path), "w", options={"write_xing": str(int(header)), "id3v2_version": "0"}
+        ) as container:
+            track = container.add_stream("libmp3lame", rate=16_000, layout="mono", bit_rate=1000 * kbps)
+            tone = 0.4 * np.sin(2 * math.pi * 440 * np.arange(round(16_000 * seconds)) / 16_000)
+            frame = av.AudioFrame.from_ndarray(tone[None].astype(np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16_000, 0
+            for packet in [*track.encode(frame), *track.encode(None)]:
+                container.mux(packet)
+        content += path.read_bytes()
+    path.write_bytes(content)
+    return path
+
+
+# 144 bytes per frame of 576 samples at 32 kbit/s; libsndfile takes the size over the first frame's for the length.
+@pytest.mark.parametrize("kbps", [(160, 8), (8, 160), (32, 32)])
+def test_an_mp3_of_varying_rate_without_a_header_is_read_whole(tmp_path, kbps):
+    first, second = (decode(mp3(tmp_path / "a.mp3", (rate, 2))).num_samples for rate in kbps)
+    path = mp3(tmp_path / "b.mp3", *((rate, 2) for rate in kbps))
+    assert decode(path).num_samples == first + second
+    part = decode(path, start=2.5, end=3.5).waveform
+    np.testing.assert_allclose(part, decode(path).waveform[40_000:56_000], atol=1e-4)
+
+
+def test_an_mp3_of_varying_rate_without_a_header_is_refused_without_pyav(tmp_path, monkeypatch):
+    path = mp3(tmp_path / "a.mp3", (160, 2), (8, 2))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(
+        AudioError, match=r"a\.mp3: .* need PyAV, and so does a file that doesn't say how long it is"
+    ):
+        decode(path)
+
+
+def test_a_picture_before_an_mp3_without_a_header_is_no_audio(tmp_path):
+    path = mp3(tmp_path / "a.mp3", (32, 2))
+    plain = decode(path).num_samples
+    picture = 1 << 20
+    tag = b"ID3\3\0\0" + bytes(picture >> shift & 127 for shift in (21, 14, 7, 0)) + bytes(picture)
+    path.write_bytes(tag + path.read_bytes())
+    assert decode(path).num_samples == plain
+
+
+def test_an_mp3_that_ends_inside_of_a_frame_is_cut_short(tmp_path):
+    path = mp3(tmp_path / "a.mp3", (32, 2))
+    path.write_bytes(path.read_bytes()[:-5_000])
+    with pytest.raises(AudioError, match=r"a\.mp3: truncated, it ends inside of a frame"):
+        decode(path)
+
+
+def test_a_segment_of_an_mp3_needs_the_frames_before_it(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 64_000)
+    path = write(tmp_path / "a.mp3", noise, subtype="MPEG_LAYER_III")
+    whole = decode(path).waveform
+    for start in (0.3, 1.2125, 2.7):
+        first = round(16_000 * start)
+        part = decode(path, start=start, end=start + 0.4).waveform
+        np.testing.assert_allclose(part, whole[first : first + 6_400], atol=1e-6)
+
+
+def test_a_segment_of_what_can_only_be_read_from_its_start(tmp_path):
+    path = write(tmp_path / "a.wav", speechlike(64_000), subtype="GSM610")
+    whole = decode(path).waveform
+    np.testing.assert_array_equal(decode(path, start=1.5, end=2.5).waveform, whole[24_000:40_000])
+
+
+def test_a_flac_written_to_a_pipe_is_read_to_its_end(tmp_path, wav, monkeypatch):
+    pytest.importorskip("av")
+    raw = bytearray(write(tmp_path / "a.flac", speechlike(16_000)).read_bytes())
+    raw[21] &= 0xF0  # 36 bits of STREAMINFO, RFC 9639 section 8.2
+    raw[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(raw)
+    assert decode(tmp_path / "a.flac").audio_hash == decode(wav).audio_hash
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(AudioError, match=r"a\.flac: .*doesn't say how long it is"):
+        decode(tmp_path / "a.flac")
+
+
+def test_accents_as_macos_writes_them_are_told(tmp_path):
+    write(tmp_path / "cafe\u0301.wav", speechlike(4_000))
+    with pytest.raises(AudioError, match=r"no such file\. One whose accents are coded otherwise is there"):
+        decode(tmp_path / "caf\u00e9.wav")
+    with pytest.raises(AudioError, match=r"th\u00e9\.wav: no such file\.$"):
+        decode(tmp_path / "th\u00e9.wav")
+
+
 def test_a_damaged_flac(tmp_path):
     path = write(tmp_path / "a.flac", speechlike(64_000))
     raw = bytearray(path.read_bytes())
@@ -440,7 +561,7 @@ def test_mp4_without_pyav_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
     with pytest.raises(
-        AudioError, match=r"a\.mp4: m4a, mp4 and webm need PyAV\. Run `pip install sslfeat\[video\]`"
+        AudioError, match=r"a\.mp4: m4a, mp4 and webm need PyAV.*Run `pip install sslfeat\[video\]`"
     ):
         decode(tmp_path / "a.mp4")
 
@@ -464,7 +585,10 @@ class AVDouble:
     def open(self, path, metadata_errors):
         self.position = 0
         container = SimpleNamespace(
-            streams=SimpleNamespace(audio=[self.track]), seek=self.seek, decode=self.decode
+            streams=SimpleNamespace(audio=[self.track]),
+            format=SimpleNamespace(name="matroska,webm"),
+            seek=self.seek,
+            decode=self.decode,
         )
         return contextlib.nullcontext(container)  # entered for its streams, as PyAV's own is
 
@@ -477,6 +601,7 @@ class AVDouble:
             yield SimpleNamespace(
                 pts=begin + self.start_time,
                 time_base=track.time_base,
+                samples=packed.shape[1] // track.channels,
                 to_ndarray=lambda packed=packed: packed,
             )
 
@@ -554,6 +679,23 @@ def test_a_truncated_container(tmp_path, suffix, kept):
     (tmp_path / f"cut.{suffix}").write_bytes(raw[: int(len(raw) * kept)])
     with pytest.raises(AudioError, match=rf"cut\.{suffix}: (truncated|damaged or cut short).*Fetch it again"):
         decode(tmp_path / f"cut.{suffix}")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+def test_a_truncated_film_whose_header_comes_first(tmp_path, kept):
+    """Uncompressed audio has no frames that could be incomplete."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        track = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(speechlike(64_000).T.copy(), format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux(track.encode(frame))
+    assert decode(path).num_samples == 64_000
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(AudioError, match=r"a\.mov: truncated, its header promises more than the file holds"):
+        decode(path)
+    assert decode(path, end=0.5).num_samples == 8_000
 
 
 def test_a_live_webm_of_unknown_length_is_read_to_its_end(tmp_path):
