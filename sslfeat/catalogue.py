@@ -469,16 +469,30 @@ _ENTRIES = (
     Corpus(
         key="oreau",
         title="Oréau, French emotional speech database",
-        pattern=r"(?:(?P<sex>[fm])/sess[a-z]/)?(?P<speaker>\d\d)(?P<text>[a-z]\d\d)(?P<label>[CDJNPST])[a-z]?",
+        pattern=r"(?P<speaker>\d\d)(?P<text>[a-z]\d\d(?P<label>[CDJNPST]))[a-z]?",
         examples=("OréauFR_02/f/sessj/10a02Ja.wav",),
         labels=words(C="colère", D="dégoût", J="joie", N="neutre", P="peur", S="surprise", T="tristesse"),
+        counts={"N": 70, "C": 67, "D": 67, "J": 62, "S": 62, "T": 55, "P": 51},
         num_files=434,
         num_speakers=32,
         hours=0.3,
         languages=("French",),
-        licence="see its Zenodo record",
+        licence="CC BY 4.0, as CAMEO lists it",
         citation="Kerkeni et al., French emotional speech database - Oréau, Zenodo 2020",
         url="https://zenodo.org/records/4405783",
+        sexes={
+            f"{speaker:02}": "female" if speaker in (10, 11, 13, 21, 24, 37, 42) else "male"
+            for speaker in (*range(7, 15), 16, *range(18, 34), *range(36, 43))
+        },
+        remarks=(
+            "The second of two versions: the 434 of 502 files that listeners recognised.",
+            "Sentences were written for one emotion each: the text id is the number with the emotion's letter.",
+        ),
+        sources=(
+            "names, numbers, sexes: https://github.com/emo-box/EmoBox/blob/main/data/oreau/oreau.jsonl",
+            "sentences, versions: https://github.com/felixbur/nkululeko/blob/main/data/oreau2/README.md",
+            "licence: https://huggingface.co/datasets/amu-cai/CAMEO",
+        ),
     ),
     Corpus(
         key="mesd",

@@ -303,17 +303,23 @@ def jl_corpus():
 
 
 def oreau():
-    grid = itertools.product(("a02", "b11"), CORPORA["oreau"].labels, range(1, 33))
-    names = [f"{'fm'[s % 2]}/sess{LETTERS[s % 20]}/{s:02}{text}{label}a" for text, label, s in grid][:434]
+    """Each speaker said some of the sentences that were written for each emotion; three names aren't numbered like the rest."""
+    women = CORPORA["oreau"].sexes
+    names = []
+    for code, count in CORPORA["oreau"].counts.items():
+        grid = itertools.product(range(1, 14), women)
+        names += [f"{speaker}a{n:02}{code}a" for n, speaker in itertools.islice(grid, count)]
+    for regular, odd in (("16a02Ja", "16a20Ja"), ("07a01Sa", "07z03Sa"), ("07a02Sa", "07z04Sa")):
+        names[names.index(regular)] = odd
     return Tree(
-        paths=[f"OréauFR_02/{name}.wav" for name in names],
-        sample=("oreau/10a02Ja", "OréauFR_02/f/sessk/10a02Ja.wav"),
+        paths=[f"Ore\u0301auFR_02/{women[name[:2]][0]}/sess{name[5].lower()}/{name}.wav" for name in names],
+        sample=("oreau/16a20Ja", "Ore\u0301auFR_02/m/sessj/16a20Ja.wav"),
         fields={
-            "speaker": "oreau:10",
-            "sex": "female",
+            "speaker": "oreau:16",
+            "sex": "male",
             "label": "happiness",
             "native_label": "joie",
-            "text": "a02",
+            "text": "a20J",
         },
     )
 
@@ -551,6 +557,7 @@ def test_an_entry_agrees_with_itself(key):
         ("banglaser", 17, 17),
         ("esd", 10, 10),
         ("nemo", 4, 5),
+        ("oreau", 7, 25),
     ],
 )
 def test_the_published_numbers_of_women_and_men(key, num_women, num_men):
@@ -637,10 +644,19 @@ def test_how_strongly_an_emotion_was_acted(key, counts, read):
     assert Counter(u.intensity for u in read(TREES[key](), key).utterances) == counts
 
 
-@pytest.mark.parametrize("key", ["banglaser", "esd", "meld", "shemo", "crema-d", "nemo", "turev-db"])
+@pytest.mark.parametrize("key", ["banglaser", "esd", "meld", "shemo", "crema-d", "nemo", "turev-db", "oreau"])
 def test_what_the_citation_does_not_say_has_a_source(key):
     assert CORPORA[key].sources
     assert all(re.fullmatch(r"\S.*: https://\S+", source) for source in CORPORA[key].sources)
+
+
+def test_equal_numbers_of_two_emotions_are_two_sentences_of_oreau(read):
+    # 79 sentences were written, 10 to 13 for each emotion; a20, z03 and z04 are numbered beside them.
+    paths = [f"{name}.wav" for name in ("10a02Ja", "11a02Ja", "10a02Sa")]
+    first, other, second = read(Tree(paths=paths, sample=("", ""), fields={}), "oreau").utterances
+    assert [u.id for u in (first, other, second)] == ["oreau/10a02Ja", "oreau/10a02Sa", "oreau/11a02Ja"]
+    assert (first.text, other.text, second.text) == ("a02J", "a02S", "a02J")
+    assert {u.sex for u in (first, other, second)} == {"female"}  # without the folder that says it, too
 
 
 def test_equal_sentences_of_esd_have_equal_texts_in_all_emotions_and_speakers_of_a_language(read):
