@@ -31,6 +31,7 @@ from sslfeat.options import (
 
 if TYPE_CHECKING:
     from classify import Bundle
+    from classify.bundle import Features
 
 INTERRUPTED = 130
 
@@ -160,7 +161,7 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
     """
     from cache import FeatureCache
     from classify import Bundle
-    from classify.bundle import why_not_kept
+    from classify.bundle import best_kept, why_not_kept
     from classify.cluster import on_cluster
     from classify.compare import compare
     from classify.crossing import cross
@@ -242,14 +243,14 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
                 progress=show,
             )
         written = write_results(comparison, results_dir, overwrite=overwrite)
-        best = comparison.best
-        bundle: Bundle | None = None
-        if not (unkept := why_not_kept(best)):
+        best, row = comparison.best, best_kept(comparison)
+        bundle, unkept = None, why_not_kept(best)
+        if row:
             try:
                 with warnings_as_lines():
-                    bundle = Bundle.fit(name_caches(caches)[best.cache], best, utterance_ids=comparison.utterance_ids, exclude_labels=exclude_labels, merge_labels=merge_labels, random_state=seed, search=search, class_weight=class_weight)
+                    bundle = Bundle.fit(name_caches(caches)[row.cache], row, utterance_ids=comparison.utterance_ids, exclude_labels=exclude_labels, merge_labels=merge_labels, random_state=seed, search=search, class_weight=class_weight)
             except ValueError as error:
-                unkept = str(error)
+                best, unkept = row, str(error)
     if bundle is not None:
         bundle.save(results_dir / "bundle", overwrite=True)
     elif (results_dir / "bundle" / "bundle.json").is_file():
@@ -263,8 +264,10 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
         click.echo(render_plain(comparison), nl=False)
     for sentence in (headline(comparison), caution(comparison), *comparison.notes, *(f"{folds.protocol}: {folds.audit}" for folds in comparison.folds)):
         tell(sentence)
-    kept = f"; {best.title}, fitted again on all utterances: {results_dir / 'bundle'}" if bundle else f"; no bundle of {best.title}: {unkept}"
-    tell(f"{', '.join(path.name for path in written)} in {results_dir}{kept}")
+    told = f"; no bundle of {best.title}: {unkept}" if unkept else ""
+    if bundle and row:
+        told += f"; {row.title}, fitted again on all utterances: {results_dir / 'bundle'}"
+    tell(f"{', '.join(path.name for path in written)} in {results_dir}{told}")
 
 
 @main.command(short_help="Redraw the report of a comparison, or join several.")
@@ -311,21 +314,17 @@ def predict(bundle_dir: Path, audio: tuple[Path, ...], cache_path: Path | None, 
     from sslfeat.terminal import print_predictions, tell_some
 
     bundle = Bundle.load(bundle_dir, trusted=trust)
-    failures: list[str] = []
-    if cache_path is not None:
-        from cache import FeatureCache
-
-        with FeatureCache(cache_path) as cache, _lead_with(cache_path):
-            names, features = cache.utterance_ids.tolist(), bundle.features_of(cache)
-    else:
-        names, features, failures = _embed_files(bundle, audio, model_id, device, jobs, quiet)
+    names: list[str] = []
     labels: list[str] = []
-    shares: dict[str, list[float]] = {}
-    if names:
-        labels = bundle.predict(features).tolist()
-        if bundle.has_probabilities:
-            shares = dict(zip(bundle.labels, bundle.predict_proba(features).T.tolist(), strict=True))
-    print_predictions(names, labels, shares, form)
+    shares: list[list[float]] = []
+    failures: list[str] = []
+    for some, features, lost in _of_cache(bundle, cache_path) if cache_path else _of_audio(bundle, audio, model_id, device, jobs, quiet):
+        failures += lost
+        if some:
+            names += some
+            labels += bundle.predict(features).tolist()
+            shares += bundle.predict_proba(features).tolist() if bundle.has_probabilities else []
+    print_predictions(names, labels, dict(zip(bundle.labels, map(list, zip(*shares, strict=True)), strict=False)), form)
     tell_some("failed:", failures)
     if failures:
         sys.exit(PARTIAL_SUCCESS)
@@ -343,8 +342,16 @@ def _lead_with(source: str | Path) -> Iterator[None]:
         raise SpecMismatchError(msg) from error
 
 
-def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, device: str, jobs: int, quiet: bool) -> tuple[list[str], Any, list[str]]:
-    """Return names, features and failures of audio files, made as the bundle demands."""
+def _of_cache(bundle: "Bundle", cache_path: Path) -> "Iterator[tuple[list[str], Features, list[str]]]":
+    """Yield names and features of a cache's utterances, and no failures."""
+    from cache import FeatureCache
+
+    with FeatureCache(cache_path) as cache, _lead_with(cache_path):
+        yield cache.utterance_ids.tolist(), bundle.features_of(cache), []
+
+
+def _of_audio(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, device: str, jobs: int, quiet: bool) -> "Iterator[tuple[list[str], Features, list[str]]]":
+    """Yield names, features and failures of audio files, made as the bundle demands, some minutes of audio at a time."""
     import numpy as np
 
     from sslfeat.corpora import audio_files
@@ -358,21 +365,22 @@ def _embed_files(bundle: "Bundle", audio: Sequence[Path], model_id: str | None, 
     from sslfeat.terminal import show_progress
 
     encoder = Encoder.load(source, revision=revision, device=device, precision=wanted.precision)
-    poolings = bundle.pooling.split("+")
-    spec = encoder.spec(layers=bundle.layers, pooling=poolings, dtype=wanted.dtype, channels=wanted.channels, chunk_seconds=wanted.chunk_seconds)
+    poolings = wanted.pooling[:1] if bundle.takes_frames else bundle.pooling.split("+")
+    spec = encoder.spec(layers=bundle.layers, pooling=poolings, frames=bundle.takes_frames, dtype=wanted.dtype, channels=wanted.channels, chunk_seconds=wanted.chunk_seconds)
     with _lead_with(source):
         bundle.check_spec(spec)
-    names: list[str] = []
-    blocks: list[Any] = []
-    failures: list[str] = []
+    num_done = num_failed = 0
     with show_progress("files", quiet=quiet) as show:
         for readings, embeddings in embed_files(encoder, spec, paths, jobs=jobs):
-            names += [reading.utterance.path for reading in readings if reading.recording]
-            failures += [f"{reading.utterance.path}: {reading.reason}" for reading in readings if not reading.recording]
-            sides = [embeddings[name][:, index] for index in range(len(bundle.layers)) for name in poolings]
-            blocks.append(np.concatenate(sides, axis=1))
-            show(len(names) + len(failures), len(paths), f"{len(failures)} failed")
-    return names, np.concatenate(blocks), failures
+            lost = [f"{reading.utterance.path}: {reading.reason}" for reading in readings if not reading.recording]
+            num_done, num_failed = num_done + len(readings), num_failed + len(lost)
+            show(num_done, len(paths), f"{num_failed} failed")
+            if bundle.takes_frames:
+                features: Features = [one.frames[0] for one in embeddings if one.frames is not None]
+            else:
+                sides = [[one.pooled[name][index] for index in range(len(bundle.layers)) for name in poolings] for one in embeddings]
+                features = np.array([np.concatenate(side) for side in sides])
+            yield [reading.utterance.path for reading in readings if reading.recording], features, lost
 
 
 for _command in (check, corpora, info, verify, merge):

@@ -22,19 +22,23 @@ from cache.schema import (
 )
 from classify.compare import software_versions
 from classify.estimators import fit_arguments
-from classify.fitting import FRAMES, Task, candidates_of, choose, make_task_classifier
+from classify.fitting import FRAMES, Task, candidates_of, choose, features_of, make_task_classifier
 from classify.probabilities import with_probabilities
 from classify.protocols import Fold
-from classify.results import Result
+from classify.results import Comparison, Result
 from classify.selection import select
 
 if TYPE_CHECKING:
     from cache import FeatureCache
 
+# One row of numbers for each utterance, or the frames of each, of shape (n_frames, hidden_size).
+Features = NDArray[np.floating] | Sequence[NDArray[np.floating]]
+
 BUNDLE_FORMAT, BUNDLE_VERSION = "sslfeat-bundle", 1
 # What the menu's classifiers consist of, beyond the types that skops itself trusts.
 TRUSTED_TYPES = frozenset(
     {
+        "classify.attentive.AttentiveClassifier",
         "classify.discriminant.ShrunkDiscriminant",
         "classify.probabilities.MarginCalibrator",
         "classify.feedforward.FeedforwardClassifier",
@@ -58,13 +62,13 @@ class Bundle:
     Parameters
     ----------
     estimator : BaseEstimator
-        Takes the embeddings of its layers side by side, shape (n, features), as ``features_of`` returns them.
+        Takes what ``features_of`` returns: the embeddings of its layers side by side, shape (n, features), or frames.
     spec : FeatureSpec
         How the features were made that it was fitted on.
     layers : tuple of int
         The layers that it takes: one, except where it learnt a weighted sum.
     pooling : str
-        As ``FeatureCache.features`` takes it.
+        As ``FeatureCache.features`` takes it, or ``frames`` where the classifier pools by itself.
     labels : tuple of str
         The emotions that it tells apart, in the order of its probabilities.
     classifier : str
@@ -152,7 +156,7 @@ class Bundle:
         layers = task.mixed_layers or (chosen.layer,)
         estimator = with_probabilities(make_task_classifier(task, chosen))
         estimator.fit(
-            _side_by_side(cache, layers, result.pooling)[task.rows],
+            features_of(task, chosen.layer),
             selection.table.labels,
             **fit_arguments(estimator, selection.table.speakers),
         )
@@ -187,8 +191,13 @@ class Bundle:
             raise ValueError(msg)
         return self.layers[0]
 
-    def features_of(self, cache: "FeatureCache") -> NDArray[np.float32]:
-        """Return what the classifier takes of each row of a cache: layers outside, statistics inside.
+    @property
+    def takes_frames(self) -> bool:
+        """Whether the classifier takes each utterance's frames, and not statistics of them."""
+        return self.pooling == FRAMES
+
+    def features_of(self, cache: "FeatureCache") -> Features:
+        """Return what the classifier takes of each row of a cache: layers outside, statistics inside; or its frames.
 
         Raises
         ------
@@ -196,18 +205,20 @@ class Bundle:
             As ``check_spec``.
         """
         self.check_spec(cache.spec)
-        return _side_by_side(cache, self.layers, self.pooling)
+        if self.takes_frames:
+            return [cache.frames(row, self.layer) for row in range(len(cache))]
+        return np.concatenate([cache.features(layer, self.pooling) for layer in self.layers], axis=1)
 
     @property
     def has_probabilities(self) -> bool:
         """Whether the classifier gives probabilities."""
         return hasattr(self.estimator, "predict_proba")
 
-    def predict(self, features: NDArray[np.floating]) -> NDArray[np.str_]:
+    def predict(self, features: Features) -> NDArray[np.str_]:
         """Return the label of each row of features, shape (n,)."""
         return np.asarray(self.estimator.predict(features), dtype=str)
 
-    def predict_proba(self, features: NDArray[np.floating]) -> NDArray[np.floating]:
+    def predict_proba(self, features: Features) -> NDArray[np.floating]:
         """Return probabilities of shape (n, label), in the order of ``labels``.
 
         Raises
@@ -229,7 +240,7 @@ class Bundle:
         Raises
         ------
         SpecMismatchError
-            Naming the fields that differ, or the layer or pooling that is missing.
+            Naming the fields that differ, or the layer, the pooling or the frames that are missing.
         """
         if differences := self.spec.differences(spec, ignore=SELECTION_FIELDS):
             described = describe_differences(differences, mine="bundle", theirs="features")
@@ -238,7 +249,11 @@ class Bundle:
         if missing_layers := [layer for layer in self.layers if layer not in spec.layers]:
             msg = f"the bundle needs layer {missing_layers[0]}. The features have layers {', '.join(map(str, spec.layers))}."
             raise SpecMismatchError(msg)
-        if missing := [name for name in self.pooling.split("+") if name not in spec.pooling]:
+        if self.takes_frames and not spec.frames:
+            msg = "the bundle needs frames. The features have none; extract with --frames."
+            raise SpecMismatchError(msg)
+        needed = () if self.takes_frames else self.pooling.split("+")
+        if missing := [name for name in needed if name not in spec.pooling]:
             msg = f"the bundle needs pooling {missing[0]!r}. The features have {', '.join(spec.pooling)}."
             raise SpecMismatchError(msg)
 
@@ -349,15 +364,15 @@ def why_not_kept(result: Result) -> str:
         return "a baseline uses no embeddings"
     if result.transductive:
         return "features standardised per speaker need many utterances of a speaker at once"
-    if result.pooling == FRAMES:
-        return "it reads frames, and a bundle takes features that are pooled"
     if result.members:
         return f"it needs the features of {len(result.members)} encoders at once"
     return ""
 
 
-def _side_by_side(cache: "FeatureCache", layers: Sequence[int], pooling: str) -> NDArray[np.float32]:
-    return np.concatenate([cache.features(layer, pooling) for layer in layers], axis=1)
+def best_kept(comparison: Comparison) -> Result | None:
+    """Return the best row that can be a bundle, if there is one."""
+    kept = tuple(result for result in comparison.results if not why_not_kept(result))
+    return dataclasses.replace(comparison, results=kept).best if kept else None
 
 
 def _read_facts(directory: Path) -> dict[str, Any]:

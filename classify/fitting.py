@@ -202,7 +202,7 @@ def _run(task: Task) -> Outcome:
         for layer in sorted({candidate.layer for candidate in chosen}):
             places = [i for i, candidate in enumerate(chosen) if candidate.layer == layer]
             jobs = [(*parts[i], chosen[i]) for i in places]
-            found.update(zip(places, _fit_predict(task, _features(task, layer), jobs), strict=True))
+            found.update(zip(places, _fit_predict(task, features_of(task, layer), jobs), strict=True))
     messages = collections.Counter(
         f"{warning.category.__name__}: {str(warning.message).strip().splitlines()[0]}" for warning in caught
     )
@@ -252,7 +252,8 @@ def choose(task: Task) -> list[Candidate]:
     chosen = [task.candidates[best] for best in scores.argmax(axis=0)]
     for fold in np.flatnonzero(np.isneginf(scores.max(axis=0))).tolist():
         jobs = [(*part, chosen[fold]) for part in inner[fold]]
-        list(_fit_predict(task, _features(task, chosen[fold].layer), jobs))  # says why no candidate can learn
+        # Says why no candidate can learn.
+        list(_fit_predict(task, features_of(task, chosen[fold].layer), jobs))
     return chosen
 
 
@@ -264,7 +265,7 @@ def _score(task: Task, inner: Sequence[Parts], alive: NDArray[np.bool_]) -> NDAr
     scores = np.full(alive.shape, -np.inf)
     num_labels = int(task.targets.max()) + 1
     for layer in sorted({task.candidates[i].layer for i in np.flatnonzero(alive.any(axis=1)).tolist()}):
-        features = _features(task, layer)
+        features = features_of(task, layer)
         for fold, parts in enumerate(inner):
             places = [i for i in np.flatnonzero(alive[:, fold]).tolist() if task.candidates[i].layer == layer]
             if not places:
@@ -338,7 +339,8 @@ def _inner_parts(task: Task, fold: Fold) -> Parts:
     return whole or parts
 
 
-def _features(task: Task, layer: int) -> NDArray[np.float32]:
+def features_of(task: Task, layer: int) -> NDArray[Any]:
+    """Return what the classifier takes of each of the task's rows."""
     if task.pooling == NO_POOLING:
         return np.log(task.cache.num_samples[task.rows, None]).astype(np.float32)
     if task.pooling == FRAMES:
@@ -406,7 +408,6 @@ def _fit_predict_together(
             yield from _fit_predict_together(task, features, jobs[start : start + at_once], estimator)
         return
     pipelines = [clone(estimator).set_params(**dict(candidate.parameters)) for _, _, candidate in jobs]
-    heads = [pipeline[-1] for pipeline in pipelines]
     arguments = [
         {
             "X": pipeline[:-1].fit_transform(features[train], task.targets[train]),
@@ -415,7 +416,7 @@ def _fit_predict_together(
         }
         for pipeline, (train, _, _) in zip(pipelines, jobs, strict=True)
     ]
-    fit_together(heads, arguments)
+    fit_together([pipeline[-1] for pipeline in pipelines], arguments)
     for pipeline, (_, test, _) in zip(pipelines, jobs, strict=True):
         yield _predicted(pipeline, features[test], tuple(pipeline[-1].layer_weights_.tolist()))
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from cache.schema import FeatureSpec, Utterance, describe_differences
 from sslfeat.audio import decode, parse_channel
 from sslfeat.chunking import max_whole_samples
-from sslfeat.embed import embed_all, embed_reading, make_budget
+from sslfeat.embed import Embedded, embed_all, embed_reading, make_budget
 from sslfeat.encoder import Encoder, EncoderError
 from sslfeat.reading import Reading, read_windows
 
@@ -185,14 +185,14 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
 
 def embed_files(
     encoder: Encoder, spec: FeatureSpec, paths: Sequence[Path], *, jobs: int = 2
-) -> Iterator[tuple[list[Reading], dict[str, NDArray[np.float32]]]]:
+) -> Iterator[tuple[list[Reading], list[Embedded]]]:
     """Decode and embed audio files, some minutes of audio at a time.
 
     Yields
     ------
     readings : list of Reading
         In the order of the paths; those without a recording say why.
-    embeddings : dict of str to ndarray of shape (n, layers, hidden_size)
+    embeddings : list of Embedded
         Of the readings with a recording, in their order. A reading whose numbers overflow has none.
     """
     utterances = [Utterance(id=str(path), path=str(path)) for path in paths]
@@ -212,24 +212,18 @@ def embed_files(
             waveforms = [recording.waveform for recording in recordings if recording.is_kept]
             found = iter(embed_all(encoder, spec, waveforms, budget))
             readings: list[Reading] = []
-            matrices: list[dict[str, NDArray[np.float32]]] = []
+            embeddings: list[Embedded] = []
             for reading in window:
-                one = None
-                if reading.recording:
-                    one = next(found) if reading.recording.is_kept else embed_reading(encoder, spec, reading)
-                if one is not None and one.reason:
-                    readings.append(dataclasses.replace(reading, recording=None, reason=one.reason))
+                if reading.recording is None:
+                    readings.append(reading)
                     continue
-                readings.append(reading)
-                matrices += [one.pooled] if one is not None else []
-            shape = (len(matrices), len(spec.layers), spec.hidden_size)
-            yield (
-                readings,
-                {
-                    name: np.array([pooled[name] for pooled in matrices], np.float32).reshape(shape)
-                    for name in spec.pooling
-                },
-            )
+                one = next(found) if reading.recording.is_kept else embed_reading(encoder, spec, reading)
+                if one.reason:
+                    readings.append(dataclasses.replace(reading, recording=None, reason=one.reason))
+                else:
+                    readings.append(reading)
+                    embeddings.append(one)
+            yield readings, embeddings
 
 
 def _name(audio: Audio, index: int) -> str:

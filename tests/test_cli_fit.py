@@ -153,6 +153,34 @@ def test_replaced_results_keep_no_bundle_of_the_run_before(sslfeat: Call, result
     assert (facts["classifier"], facts["layers"]) == ("gaussian-nb", [1])
 
 
+def test_the_next_row_becomes_the_bundle_where_the_best_can_not(
+    sslfeat: Call, cache_path, tmp_path, monkeypatch
+):
+    options = [
+        "--classifier",
+        "knn",
+        "--classifier",
+        "gaussian-nb",
+        "--layer",
+        1,
+        "--jobs",
+        1,
+        "--no-baselines",
+    ]
+    options += ["--quiet", "--overwrite"]
+    first = sslfeat("fit", cache_path, "-o", tmp_path / "results", *options)
+    best, other = sorted(lines(first.out), key=lambda row: row["note"] != "best")
+    reason = "it needs two microphones"
+    monkeypatch.setattr(
+        "classify.bundle.why_not_kept", lambda row: reason if row.classifier == best["classifier"] else ""
+    )
+    done = sslfeat("fit", cache_path, "-o", tmp_path / "results", *options)
+    titles = [f"emodb, layer 1, mean, {row['classifier']}" for row in (best, other)]
+    assert f"; no bundle of {titles[0]}: {reason}; {titles[1]}, fitted again on all utterances: " in done.err
+    facts = json.loads((tmp_path / "results" / "bundle" / "bundle.json").read_text(encoding="utf-8"))
+    assert facts["classifier"] == other["classifier"]
+
+
 # report
 
 
@@ -198,6 +226,27 @@ def test_predict_says_of_audio_what_it_says_of_the_cache(
         assert row["label"] == LABELS[int(np.argmax(shares))]
         assert shares == pytest.approx([float(other[label]) for label in LABELS], abs=1e-4)
     assert heard.err.splitlines() == ["24/24 files, 0 failed"]
+
+
+def test_predict_listens_to_frames_where_the_classifier_does(
+    sslfeat: Call, corpus_dir, model_directory, tmp_path
+):
+    framed, results = tmp_path / "framed.h5", tmp_path / "results"
+    source = ["--model", model_directory, "--device", "cpu", "--quiet"]
+    made = sslfeat(
+        "extract", corpus_dir, "-o", framed, "--corpus", "emodb", "--layers", "1,2", "--frames", *source
+    )
+    assert made.status == 0
+    options = ["--classifier", "attentive", "--layer", 2, "--jobs", 1, "--quiet"]
+    assert sslfeat("fit", framed, "-o", results, *options).status == 0
+    heard = sslfeat("predict", results / "bundle", corpus_dir, *source)
+    read = sslfeat("predict", results / "bundle", "--cache", framed)
+    assert (heard.status, read.status) == (0, 0)
+    rows, known = lines(heard.out), lines(read.out)
+    assert [row["label"] for row in rows] == [row["label"] for row in known]
+    for row, other in zip(rows, known, strict=True):
+        shares = [[float(one[label]) for label in LABELS] for one in (row, other)]
+        assert shares[0] == pytest.approx(shares[1], abs=1e-4)
 
 
 def test_predict_keeps_the_order_of_the_command_line(

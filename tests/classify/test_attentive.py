@@ -11,9 +11,9 @@ from sklearn.model_selection import LeaveOneGroupOut
 from torch.nn import functional
 
 import classify.compare
-from cache import CacheError, CacheWriter, FeatureCache
+from cache import CacheError, CacheWriter, FeatureCache, SpecMismatchError
 from classify.attentive import AttentiveClassifier, pad, pool
-from classify.bundle import why_not_kept
+from classify.bundle import Bundle
 
 compare = functools.partial(classify.compare.compare, baselines=False)
 
@@ -186,7 +186,24 @@ def test_its_row_is_that_of_a_plain_loop_over_folds(framed):
     assert row.pooling == "frames"
     assert row.balanced_accuracy.value > 0.8
     assert row.calibration is not None
-    assert why_not_kept(row) == "it reads frames, and a bundle takes features that are pooled"
+
+
+def test_its_bundle_reads_the_frames_of_one_layer(framed, make_cache, tmp_path):
+    row = compare([framed], classifiers=["attentive"], layers=[2]).best
+    Bundle.fit(framed, row, random_state=3).save(tmp_path / "bundle")
+    bundle = Bundle.load(tmp_path / "bundle")
+    frames = [framed.frames(place, 2) for place in range(len(framed))]
+    expected = AttentiveClassifier(random_state=3).fit(frames, framed.labels)
+    np.testing.assert_array_equal(
+        bundle.predict_proba(bundle.features_of(framed)), expected.predict_proba(frames)
+    )
+    assert (bundle.layers, bundle.takes_frames) == ((2,), True)
+    with pytest.raises(
+        SpecMismatchError, match=r"the bundle needs frames. The features have none; extract with --frames"
+    ):
+        bundle.features_of(make_cache("plain"))
+    with pytest.raises(SpecMismatchError, match="the bundle needs layer 2"):
+        bundle.check_spec(dataclasses.replace(framed.spec, layers=(0, 1)))
 
 
 def test_frames_are_standardised_per_speaker_where_asked(framed):

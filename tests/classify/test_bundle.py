@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 import classify.compare
 from cache import SpecMismatchError
 from classify.bundle import TRUSTED_TYPES, Bundle, BundleError, why_not_kept
-from classify.estimators import FACTORIES, GRIDS, make_classifier
+from classify.estimators import FACTORIES, FRAME_READERS, GRIDS, make_classifier
 from classify.probabilities import with_probabilities
 
 compare = functools.partial(classify.compare.compare, baselines=False)
@@ -78,6 +78,9 @@ def test_the_menu_needs_no_type_that_is_not_trusted_and_no_other_is(width):
     needed = set()
     for name in FACTORIES:
         fitted = with_probabilities(make_classifier(name)).fit(rows, np.array(["anger", "fear", "joy"] * 20))
+        needed |= set(skops.io.get_untrusted_types(data=skops.io.dumps(fitted)))
+    for make in FRAME_READERS.values():
+        fitted = make(0).set_params(max_epochs=1).fit(list(rows.reshape(20, 3, width)), ["joy", "fear"] * 10)
         needed |= set(skops.io.get_untrusted_types(data=skops.io.dumps(fitted)))
     assert needed == TRUSTED_TYPES if width == 3 else needed <= TRUSTED_TYPES
 

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import pickle
 
@@ -12,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import classify.compare
 from cache import CacheError
-from classify.bundle import Bundle, why_not_kept
+from classify.bundle import Bundle, best_kept, why_not_kept
 from classify.estimators import make_classifier
 from classify.fusion import AveragingClassifier, describe_features, fuse
 from classify.results import Comparison
@@ -186,3 +187,11 @@ def test_a_fused_row_is_no_bundle(pair):
         ValueError, match=r"one \+ two, averaged, .* can't: it needs the features of 2 encoders"
     ):
         Bundle.fit(pair[0], row)
+
+
+def test_the_best_row_that_can_be_one_becomes_the_bundle(pair):
+    comparison = compare(pair, classifiers=["logistic"], layers=[1], fusion=["average"])
+    fused, *alone = sorted(comparison.results, key=lambda row: -len(row.members))
+    alone.sort(key=lambda row: -row.balanced_accuracy.value)
+    assert best_kept(comparison) == alone[0]
+    assert best_kept(dataclasses.replace(comparison, results=(fused,))) is None

@@ -144,7 +144,9 @@ def test_a_run_over_long_audio(
     ((readings, embeddings),) = embed_files(encoder, spec, [root / "long.wav", root / "short.wav"])
     assert all(reading.recording for reading in readings)
     with FeatureCache(tmp_path / "calls.h5") as cache:
-        np.testing.assert_allclose(embeddings["mean"][0, 1], cache.features(layer=1)[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            embeddings[0].pooled["mean"][1], cache.features(layer=1)[0], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_file_that_changes_between_the_looks(
