@@ -502,6 +502,8 @@ _ENTRIES = (
         labels=words(
             {word: word for word in ("Anger", "Disgust", "Fear", "Happiness", "Neutral", "Sadness")}
         ),
+        counts=dict.fromkeys(("Disgust", "Fear", "Happiness", "Sadness"), 144)
+        | {"Anger": 143, "Neutral": 143},
         num_files=862,
         hours=0.2,
         languages=("Spanish (Mexico)",),
@@ -513,6 +515,7 @@ _ENTRIES = (
             "Single words, from 0.2 seconds.",
             "The paper counts 864; two of them aren't in the release.",
         ),
+        sources=("numbers per label: https://github.com/emo-box/EmoBox/blob/main/data/mesd/mesd.jsonl",),
     ),
     Corpus(
         key="nemo",
@@ -522,6 +525,9 @@ _ENTRIES = (
         labels=words(
             {word: word for word in ("anger", "fear", "happiness", "neutral", "sadness", "surprised")}
         ),
+        counts={
+            **{"anger": 749, "fear": 736, "happiness": 749, "neutral": 809, "sadness": 769, "surprised": 669},
+        },
         num_files=4481,
         num_speakers=9,
         hours=3.07,
@@ -533,7 +539,8 @@ _ENTRIES = (
         | dict.fromkeys(("KS0", "MP0", "SM0", "TP0", "WR0"), "male"),
         sources=(
             "names: https://github.com/amu-cai/nEMO",
-            "sexes: https://github.com/amu-cai/nEMO/blob/main/data.tsv",
+            "sexes, and one sentence by each number: https://github.com/amu-cai/nEMO/blob/main/data.tsv",
+            "numbers per label: https://github.com/poleval/2025-speech-emotion",
         ),
     ),
     Corpus(

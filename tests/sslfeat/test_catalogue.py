@@ -252,7 +252,7 @@ def subesco():
 def cafe():
     folders = {
         "C": "Colère",
-        "D": "Dégoût",
+        "D": "D\u201ago\u2013t",  # Dégoût, unpacked in another code page than it was packed in
         "J": "Joie",
         "N": "Neutre",
         "P": "Peur",
@@ -290,11 +290,12 @@ def urdu():
 
 
 def jl_corpus():
+    folder = "Raw JL corpus (unchecked and unannotated)/JL(wav+txt)"
     speakers = ("female1", "female2", "male1", "male2")
     grid = itertools.product(speakers, CORPORA["jl-corpus"].labels, range(1, 16), "ab", (1, 2))
     return Tree(
-        paths=[f"JL(wav+txt)/{'_'.join((speaker, label, f'{n}{take}', str(s)))}.wav" for speaker, label, n, take, s in grid],
-        sample=("jl-corpus/female2_concerned_6b_1", "JL(wav+txt)/female2_concerned_6b_1.wav"),
+        paths=[f"{folder}/{'_'.join((speaker, label, f'{n}{take}', str(s)))}.wav" for speaker, label, n, take, s in grid],
+        sample=("jl-corpus/female2_concerned_6b_1", f"{folder}/female2_concerned_6b_1.wav"),
         fields={
             "speaker": "jl-corpus:female2", "sex": "female", "label": "concern", "native_label": "concerned", "text": "6",
             "session": "1",
@@ -304,15 +305,15 @@ def jl_corpus():
 
 def oreau():
     """Each speaker said some of the sentences that were written for each emotion; three names aren't numbered like the rest."""
-    women = CORPORA["oreau"].sexes
+    sexes = CORPORA["oreau"].sexes
     names = []
     for code, count in CORPORA["oreau"].counts.items():
-        grid = itertools.product(range(1, 14), women)
+        grid = itertools.product(range(1, 14), sexes)
         names += [f"{speaker}a{n:02}{code}a" for n, speaker in itertools.islice(grid, count)]
     for regular, odd in (("16a02Ja", "16a20Ja"), ("07a01Sa", "07z03Sa"), ("07a02Sa", "07z04Sa")):
         names[names.index(regular)] = odd
     return Tree(
-        paths=[f"Ore\u0301auFR_02/{women[name[:2]][0]}/sess{name[5].lower()}/{name}.wav" for name in names],
+        paths=[f"Ore\u0301auFR_02/{sexes[name[:2]][0]}/sess{name[5].lower()}/{name}.wav" for name in names],
         sample=("oreau/16a20Ja", "Ore\u0301auFR_02/m/sessj/16a20Ja.wav"),
         fields={
             "speaker": "oreau:16",
@@ -325,26 +326,36 @@ def oreau():
 
 
 def mesd():
-    grid = itertools.product(CORPORA["mesd"].labels, "FMC", "AB", [f"palabra{i}" for i in range(24)])
-    names = ["_".join(parts) for parts in grid][:862]
+    """24 words by each of three voices from each of two lists, less one of anger and one of neutral."""
+    names = []
+    for label, count in CORPORA["mesd"].counts.items():
+        said = [f"{label}_C_A_{word}" for word in ("por_favor", "lento_dentro", "de_nada")]
+        grid = itertools.product("FMC", "AB", range(24))
+        said += [f"{label}_{voice}_{part}_palabra{n}" for voice, part, n in grid]
+        names += said[:count]
+    folder = "Mexican Emotional Speech Database (MESD)"
     return Tree(
-        paths=[f"Mexican Emotional Speech Database (MESD)/{name}.wav" for name in names],
-        sample=("mesd/Anger_F_A_palabra3", "Mexican Emotional Speech Database (MESD)/Anger_F_A_palabra3.wav"),
+        paths=[f"{folder}/{name}.wav" for name in names],
+        sample=("mesd/Happiness_C_A_lento_dentro", f"{folder}/Happiness_C_A_lento_dentro.wav"),
         fields={
             "speaker": "",
-            "sex": "female",
-            "label": "anger",
-            "native_label": "Anger",
-            "text": "palabra3",
+            "sex": "",
+            "label": "happiness",
+            "native_label": "Happiness",
+            "text": "lento_dentro",
         },
     )
 
 
 def nemo():
     speakers = ("EB0", "IC0", "KD0", "KS0", "MK0", "MP0", "SM0", "TP0", "WR0")
-    grid = itertools.product(speakers, CORPORA["nemo"].labels, range(1, 91))
+    names = [
+        f"{speaker}_{label}_{n}"
+        for label, count in CORPORA["nemo"].counts.items()
+        for n, speaker in itertools.islice(itertools.product(range(1, 91), speakers), count)
+    ]
     return Tree(
-        paths=[f"samples/{speaker}_{label}_{n}.wav" for speaker, label, n in itertools.islice(grid, 4481)],
+        paths=[f"samples/{name}.wav" for name in names],
         sample=("nemo/KS0_surprised_26", "samples/KS0_surprised_26.wav"),
         fields={
             "speaker": "nemo:KS0",
@@ -644,7 +655,9 @@ def test_how_strongly_an_emotion_was_acted(key, counts, read):
     assert Counter(u.intensity for u in read(TREES[key](), key).utterances) == counts
 
 
-@pytest.mark.parametrize("key", ["banglaser", "esd", "meld", "shemo", "crema-d", "nemo", "turev-db", "oreau"])
+@pytest.mark.parametrize(
+    "key", ["banglaser", "esd", "meld", "shemo", "crema-d", "nemo", "turev-db", "oreau", "mesd"]
+)
 def test_what_the_citation_does_not_say_has_a_source(key):
     assert CORPORA[key].sources
     assert all(re.fullmatch(r"\S.*: https://\S+", source) for source in CORPORA[key].sources)
