@@ -100,7 +100,7 @@ _ENTRIES = (
     Corpus(
         key="savee",
         title="SAVEE, Surrey Audio-Visual Expressed Emotion",
-        pattern=r"(?P<speaker>DC|JE|JK|KL)[/_](?P<label>sa|su|[adfhn])(?P<text>\d\d)",
+        pattern=r"(?P<speaker>DC|JE|JK|KL)[/_](?P<label>sa|su|[adfhn])(?P<number>\d\d)",
         examples=("AudioData/DC/a01.wav", "DC_a01.wav"),
         labels=words(
             a="anger", d="disgust", f="fear", h="happiness", n="neutral", sa="sadness", su="surprise"
@@ -114,16 +114,23 @@ _ENTRIES = (
         citation="Haq and Jackson, Multimodal Emotion Recognition, in Machine Audition, IGI Global 2010",
         url="http://kahlan.eps.surrey.ac.uk/savee/",
         sexes=dict.fromkeys(published.SAVEE_MEN, "male"),
-        name="{speaker}_{label}{text}",
+        name="{speaker}_{label}{number}",
         names=published.savee,
+        annotate=published.savee_sentences,
         remarks=(
-            "The text id is the sentence's number within its emotion: equal numbers need not be equal texts.",
+            "Sentences 01 to 03 are the same in all emotions, and neutral 19 to 30 are the 04 and 05 of anger, disgust, fear, "
+            "surprise, sadness and happiness: equal ones have one text id. Which they are shows in the durations.",
+        ),
+        sources=(
+            "3 common, 2 own and 10 generic sentences of each emotion: "
+            "https://www.kaggle.com/datasets/ejlok1/surrey-audiovisual-expressed-emotion-savee",
+            "durations: https://github.com/emo-box/EmoBox/blob/main/data/savee/savee.jsonl",
         ),
     ),
     Corpus(
         key="aesdd",
         title="AESDD, Acted Emotional Speech Dynamic Database",
-        pattern=r"(?P<label>[adfhs])(?P<text>\d\d) \(0?(?P<speaker>\d{1,2})\)[ab]?",
+        pattern=r"(?P<label>[adfhs])(?P<number>\d\d) \(0?(?P<speaker>\d{1,2})\)[ab]?",
         examples=("anger/a01 (1).wav", "fear/f10 (01).wav", "sadness/s12 (5)a.wav"),
         labels=words(a="anger", d="disgust", f="fear", h="happiness", s="sadness"),
         counts={"s": 123, "d": 122, "a": 121, "f": 120, "h": 119},
@@ -135,10 +142,13 @@ _ENTRIES = (
         citation="Vryzas et al., Speech Emotion Recognition for Performance Interaction, JAES 2018",
         url="http://m3c.web.auth.gr/research/aesdd-speech-emotion-recognition/",
         skipped_folders=("Tools and Documentation",),
+        annotate=published.aesdd_sentences,
         remarks=(
+            "Sentences 01 to 19 are the same for all, 20 is improvised: each of those has a text id of its own.",
             "sadness/s05 (3).wav is damaged in the released zip: 604 of the 605 files can be read.",
             "The sex of the speakers was not published.",
         ),
+        sources=("sentences: https://huggingface.co/datasets/EdwardLin2023/AESDD",),
     ),
     Corpus(
         key="banglaser",

@@ -470,7 +470,7 @@ def savee():
             "sex": "male",
             "label": "surprise",
             "native_label": "surprise",
-            "text": "07",
+            "text": "su07",
         },
     )
 
@@ -656,7 +656,8 @@ def test_how_strongly_an_emotion_was_acted(key, counts, read):
 
 
 @pytest.mark.parametrize(
-    "key", ["banglaser", "esd", "meld", "shemo", "crema-d", "nemo", "turev-db", "oreau", "mesd"]
+    "key",
+    ["banglaser", "esd", "meld", "shemo", "crema-d", "nemo", "turev-db", "oreau", "mesd", "savee", "aesdd"],
 )
 def test_what_the_citation_does_not_say_has_a_source(key):
     assert CORPORA[key].sources
@@ -670,6 +671,40 @@ def test_equal_numbers_of_two_emotions_are_two_sentences_of_oreau(read):
     assert [u.id for u in (first, other, second)] == ["oreau/10a02Ja", "oreau/10a02Sa", "oreau/11a02Ja"]
     assert (first.text, other.text, second.text) == ("a02J", "a02S", "a02J")
     assert {u.sex for u in (first, other, second)} == {"female"}  # without the folder that says it, too
+
+
+def test_a_sentence_of_savee_is_shared_as_the_corpus_shared_it(read):
+    texts = {u.id.removeprefix("savee/"): u.text for u in read(savee(), "savee").utterances}
+    common = {name[:2] + name[-2:]: text for name, text in texts.items() if name[-2:] <= "03"}
+    assert common == {f"{man}{text}": text for man in ("DC", "JE", "JK", "KL") for text in ("01", "02", "03")}
+    # "Who authorized the unlimited expense account?" and "Call an ambulance for medical assistance."
+    assert texts["JE_a04"] == texts["KL_n19"] == texts["DC_n19"] == "a04"
+    assert texts["JE_f04"] == texts["KL_n23"] == "f04"
+    # 3 common, 2 of each of six emotions that are neutral too, 10 generic ones of each and 15 of neutral alone.
+    assert len(set(texts.values())) == 3 + 2 * 6 + 10 * 6 + 15
+    assert Counter(Counter(text for name, text in texts.items() if name[:2] == "DC").values()) == {
+        7: 3,
+        2: 12,
+        1: 75,
+    }
+
+
+def test_what_an_actor_of_aesdd_improvised_is_nobody_elses_sentence(read):
+    names = [
+        "anger/a19 (1)",
+        "fear/f19 (5)b",
+        "anger/a20 (1)",
+        "anger/a20 (2)",
+        "fear/f20 (1)",
+        "anger/a20 (01)",
+    ]
+    utterances = read(
+        Tree(paths=[f"{name}.wav" for name in names], sample=("", ""), fields={}), "aesdd"
+    ).utterances
+    texts = {u.id.removeprefix("aesdd/"): u.text for u in utterances}
+    assert texts["a19 (1)"] == texts["f19 (5)b"] == "19"
+    assert texts["a20 (1)"] == texts["a20 (01)"] == "a20-1"
+    assert (texts["a20 (2)"], texts["f20 (1)"]) == ("a20-2", "f20-1")
 
 
 def test_equal_sentences_of_esd_have_equal_texts_in_all_emotions_and_speakers_of_a_language(read):
