@@ -262,7 +262,9 @@ _ENTRIES = (
     Corpus(
         key="iemocap",
         title="IEMOCAP, Interactive Emotional Dyadic Motion Capture",
-        pattern=r"Ses(?P<session>0[1-5])[FM]_(?P<text>(?:impro|script)\d\d(?:_\d)?)[a-z]?_(?P<sex>[FM])(?:XX)?\d+",
+        # A script is the same lines in every session, and no two improvisations of a scene are.
+        pattern=r"(?=Ses(?P<session>0[1-5]))(?:Ses\d\d[FM]_(?=script))?"
+        r"(?P<text>Ses\d\d[FM]_impro\d\d|script\d\d(?:_\d)?)[a-z]?_(?P<sex>[FM])(?:XX)?\d+",
         examples=("Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav",),
         labels=words(
             ang="angry",
@@ -292,7 +294,7 @@ _ENTRIES = (
         remarks=(
             "Ses01F names the actor with the markers, not the speaker: that is the letter before the turn's number.",
             "iemocap-4 is the usual subset of four classes, excited counted as happiness (5531 files).",
-            "The text id is the script or the improvised scene, which several turns share.",
+            "The text id is the script, which all sessions share, or the improvised dialogue: its turns aren't told apart.",
         ),
     ),
     Corpus(

@@ -790,10 +790,10 @@ def test_iemocap_takes_the_speaker_of_the_turn_and_not_of_the_markers(read):
     utterances = {u.id: u for u in read(tree, "iemocap").utterances}
     facts = {key: (u.speaker, u.sex, u.session, u.text, u.label) for key, u in utterances.items()}
     assert facts == {
-        "iemocap/Ses01F_impro01_F003": ("iemocap:01F", "female", "1", "impro01", "excitement"),
-        "iemocap/Ses01F_impro01_M003": ("iemocap:01M", "male", "1", "impro01", "excitement"),
+        "iemocap/Ses01F_impro01_F003": ("iemocap:01F", "female", "1", "Ses01F_impro01", "excitement"),
+        "iemocap/Ses01F_impro01_M003": ("iemocap:01M", "male", "1", "Ses01F_impro01", "excitement"),
         "iemocap/Ses01M_script02_2_F011": ("iemocap:01F", "female", "1", "script02_2", "excitement"),
-        "iemocap/Ses05M_impro05b_MXX1": ("iemocap:05M", "male", "5", "impro05", "excitement"),
+        "iemocap/Ses05M_impro05b_MXX1": ("iemocap:05M", "male", "5", "Ses05M_impro05", "excitement"),
     }
     assert {(u.label, u.native_label) for u in read(tree, "iemocap-4").utterances} == {
         ("happiness", "excited")
