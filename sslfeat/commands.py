@@ -22,6 +22,7 @@ PARTIAL_SUCCESS = 3
 def list_asked(**options: Any) -> "CorpusListing":
     """List the corpus that the options of `with_corpus_options` name, and tell what it is."""
     from sslfeat.listing import RequestError, list_corpus
+    from sslfeat.tables import printable
     from sslfeat.terminal import tell
 
     try:
@@ -31,9 +32,9 @@ def list_asked(**options: Any) -> "CorpusListing":
     speakers = len({utterance.speaker for utterance in listing.utterances} - {""})
     labels = len({utterance.label for utterance in listing.utterances} - {""})
     how = f" (guessed from the names; say --corpus {listing.name} to be sure)" if listing.guessed else ""
-    tell(f"{listing.root}: {listing.name}{how}, {len(listing.utterances)} utterances, {speakers} speakers, {labels} labels.")
+    tell(printable(f"{listing.root}: {listing.name}{how}, {len(listing.utterances)} utterances, {speakers} speakers, {labels} labels."))
     for note in listing.notes:
-        tell(f"note: {note}")
+        tell(f"note: {printable(note)}")
     return listing
 
 
@@ -86,11 +87,11 @@ def corpora(name: str | None) -> None:
     """List the corpora whose naming is known, or show one in full."""
     from rich.console import Console
 
-    from sslfeat.corpora import CORPORA
+    from sslfeat.corpora import CORPORA, nearest_of
     from sslfeat.tables import describe_corpora, describe_corpus
 
     if name is not None and name not in CORPORA:
-        msg = f"no corpus {name!r}; known are {', '.join(CORPORA)}."
+        msg = f"no corpus {name!r}{nearest_of(name, CORPORA)}; known are {', '.join(CORPORA)}."
         raise click.UsageError(msg)
     console = Console()
     shown = describe_corpora(CORPORA.values()) if name is None else describe_corpus(CORPORA[name], console.width)

@@ -4,6 +4,7 @@ What is known of each corpus is its entry in :mod:`sslfeat.catalogue`; this is t
 """
 
 import dataclasses
+import difflib
 import functools
 import os
 import re
@@ -100,7 +101,7 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
         the one the names are of.
     """
     if corpus is not None and corpus not in CORPORA:
-        msg = f"no corpus {corpus!r}; known are {', '.join(CORPORA)}."
+        msg = f"no corpus {corpus!r}{nearest_of(corpus, CORPORA)}; known are {', '.join(CORPORA)}."
         raise CorpusError(msg)
     root = Path(corpus_dir)
     paths = audio_files(root)
@@ -210,6 +211,19 @@ def audio_files(root: Path) -> list[str]:
             msg = f"{root}: a file name is no UTF-8 text: {os.fsencode(path)!r}. Rename it."
             raise CorpusError(msg)
     return sorted(paths)
+
+
+def nearest_of(word: str, known: Iterable[str]) -> str:
+    """Return what a message says after a word that isn't among the known ones: which of them is closest, if any is.
+
+    Examples
+    --------
+    >>> nearest_of("Emo-DB", ["emodb", "tess"])
+    ", the nearest is 'emodb'"
+    """
+    plain = {re.sub(r"[\W_]+", "", each).lower(): each for each in reversed(list(known))}
+    close = difflib.get_close_matches(re.sub(r"[\W_]+", "", word).lower(), plain, n=1)
+    return f", the nearest is {plain[close[0]]!r}" if close else ""
 
 
 @functools.cache

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sslfeat.corpora import CorpusListing
-from sslfeat.manifest import COLUMNS, ManifestError, columns_of, listing_of, utterances_of
+from sslfeat.manifest import COLUMNS, columns_of, listing_of, utterances_of
+from sslfeat.values import ManifestError
 
 # What a container's first bytes say, for audio that is stored without a name.
 _SUFFIXES = {

@@ -5,12 +5,14 @@ Every reader returns the :class:`~sslfeat.corpora.CorpusListing` that a known co
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cache.schema import Utterance
 from sslfeat.corpora import CorpusListing, audio_files
-from sslfeat.manifest import COLUMNS, ManifestError, facts_of, listing_of, unreadable, utterances_of
+from sslfeat.manifest import COLUMNS, listing_of, unreadable, utterances_of
+from sslfeat.values import ManifestError, clean, facts_of
 
 _PLACEHOLDER = re.compile(r"\{(\w*)\}|\*")
 _PATTERN_FIELDS = ("label", "speaker", "sex", "text", "session", "split", "intensity")
@@ -33,12 +35,12 @@ def read_pattern(corpus_dir: str | Path, pattern: str, *, corpus: str = "") -> C
     Returns
     -------
     CorpusListing
-        The utterances; files that don't fit are ``unexpected``.
+        The utterances; files that don't fit are ``unexpected``. Accents fit however they are coded.
 
     Raises
     ------
     ManifestError
-        Where the pattern has an unknown field or no label, or no file fits.
+        Where the pattern has an unknown field, no label, or two fields with nothing between them, or no file fits.
     CorpusError
         Where the folder is missing, is a file or has no audio.
     """
@@ -47,7 +49,7 @@ def read_pattern(corpus_dir: str | Path, pattern: str, *, corpus: str = "") -> C
     name = corpus or root.resolve().name
     utterances, unexpected = [], []
     for path in audio_files(root):
-        if match := compiled.search(path):
+        if match := compiled.search(unicodedata.normalize("NFC", path)):  # macOS takes accents apart
             utterances.append(_named(name, path, match.groupdict()))
         else:
             unexpected.append(path)
@@ -98,7 +100,7 @@ def read_kaldi(data_dir: str | Path, *, root: str | Path | None = None, corpus: 
     Raises
     ------
     ManifestError
-        Where ``wav.scp`` is missing or holds a command instead of a file, or a line is incomplete.
+        Where ``wav.scp`` is missing or holds a command instead of a file, a line is incomplete, or a name comes twice.
     """  # noqa: D205 - the list of names is one sentence
     folder = Path(data_dir)
     base = Path(root) if root is not None else folder
@@ -108,9 +110,8 @@ def read_kaldi(data_dir: str | Path, *, root: str | Path | None = None, corpus: 
         if path.endswith("|"):
             msg = f"{folder / 'wav.scp'}: {identity} is a command, and files are read. Run it once and name what it wrote."
             raise ManifestError(msg)
-    speakers, emotions, texts = (
-        _pairs(folder / part, needed=False) for part in ("utt2spk", "utt2emo", "text")
-    )
+    speakers, emotions = (_pairs(folder / part, needed=False) for part in ("utt2spk", "utt2emo"))
+    texts = _pairs(folder / "text", needed=False, bare=True)
     sexes = _pairs(folder / "spk2gender", needed=False)
     segments = _pairs(folder / "segments", needed=False) or {identity: identity for identity in recordings}
 
@@ -122,6 +123,7 @@ def read_kaldi(data_dir: str | Path, *, root: str | Path | None = None, corpus: 
                 raise ManifestError(msg)
             speaker = speakers.get(identity, "")
             start, end = times or ("", "")
+            end = "" if end == "-1" else end  # to the end of the recording
             values = {
                 "path": recordings[recording], "label": emotions.get(identity, ""), "speaker": speaker,
                 "sex": sexes.get(speaker, ""), "text": texts.get(identity, ""), "id": identity, "start": start, "end": end,
@@ -129,7 +131,17 @@ def read_kaldi(data_dir: str | Path, *, root: str | Path | None = None, corpus: 
             yield number, [values.get(field, "") for field in COLUMNS]
 
     utterances = utterances_of(folder / "segments", rows(), name)
-    return listing_of(folder, base, name, utterances, [])
+    listing = listing_of(folder, base, name, utterances, [])
+    unused = recordings.keys() - {segment.split()[0] for segment in segments.values()}
+    absent = sorted((speakers.keys() | emotions.keys()) - segments.keys())
+    notes = [*listing.notes]
+    if unused:
+        notes.append(f"{len(unused)} recordings of wav.scp have no segment: {', '.join(sorted(unused)[:3])}.")
+    if absent:
+        notes.append(
+            f"{len(absent)} utterances have a speaker or an emotion, and no audio: {', '.join(absent[:3])}."
+        )
+    return dataclasses.replace(listing, notes=notes, missing=absent, is_complete=not absent)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -137,7 +149,14 @@ def _compile(pattern: str) -> re.Pattern[str]:
     parts: list[str] = []
     named: set[str] = set()
     position = 0
+    pattern = unicodedata.normalize("NFC", pattern)
     for match in _PLACEHOLDER.finditer(pattern):
+        if match.start() == position > 0:
+            msg = (
+                f"{pattern}: nothing before {match[0]} says where the field before it ends. Put what is between them in "
+                "the names, or name each file in a manifest."
+            )
+            raise ManifestError(msg)
         parts.append(re.escape(pattern[position : match.start()]))
         position = match.end()
         field: str = match[1] or ""  # nothing where it is *
@@ -172,7 +191,7 @@ def _named(name: str, path: str, fields: Mapping[str, str]) -> Utterance:
         sex=sex,
         label=label,
         native_label=native_label,
-        text=fields.get("text", ""),
+        text=clean(fields.get("text", "")),
         session=session,
         split=split,
         intensity=intensity,
@@ -189,21 +208,24 @@ def _tell_apart(utterances: list[Utterance]) -> None:
         taken.add(utterances[index].id)
 
 
-def _pairs(path: Path, *, needed: bool = True) -> dict[str, str]:
-    """Read a Kaldi table: a key and the rest of the line."""
+def _pairs(path: Path, *, needed: bool = True, bare: bool = False) -> dict[str, str]:
+    """Read a Kaldi table: a key and the rest of the line, which may be nothing where keys may be bare."""
     if not needed and not path.exists():
         return {}
-    pairs = {}
+    pairs: dict[str, str] = {}
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 key, *value = line.split(maxsplit=1)
-                if not value:
+                if not value and not bare:
                     msg = f"{path}: line {number}: a name and a value. Got {line.strip()!r} instead."
                     raise ManifestError(msg)
-                pairs[key] = value[0].strip()
+                if key in pairs:
+                    msg = f"{path}: line {number}: {key!r} comes twice. Give each a name of its own."
+                    raise ManifestError(msg)
+                pairs[key] = value[0].strip() if value else ""
     except (OSError, UnicodeError) as error:
         raise unreadable(path, error) from error
     return pairs

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.schema import Utterance
-from sslfeat.corpora import SEXES, CorpusError, CorpusListing
+from sslfeat.containers import respelt
+from sslfeat.corpora import CorpusListing, nearest_of
 from sslfeat.labels import harmonise, unknown_labels
+from sslfeat.values import MISSING, ManifestError, clean, facts_of, seconds_of
 
 # Field -> the column names it is guessed from, best first; case, spaces and hyphens don't matter. EmoBox's JSONL
 # (key, wav, emo, spk, dataset) and MSP-Podcast's consensus table are among them.
@@ -43,11 +45,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "end": ("end", "end_time", "stop"),
     "duration": ("duration", "dur", "length"),
 }
-SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "development": "dev", "training": "train"}
 NUM_SOUGHT = 20  # paths looked for before a wrong root is suspected
 NUM_TOLD = 10  # unknown labels; a wrong column has as many as there are rows
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
-_CLOCK = re.compile(r"(?:(\d+) days? )?(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")  # audformat: 0 days 00:00:01.898250
 
 
 # A frozen dataclass sets its fields one by one through object.__setattr__, a third of the time that a million rows take.
@@ -55,10 +55,6 @@ _CLOCK = re.compile(r"(?:(\d+) days? )?(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")  # aud
 _Draft: Any = dataclasses.make_dataclass(
     "_Draft", [(field.name, field.type) for field in dataclasses.fields(Utterance)], slots=True, kw_only=True
 )
-
-
-class ManifestError(CorpusError):
-    """A manifest, a pattern or a folder that doesn't describe a corpus; the message leads with it."""
 
 
 def read_manifest(
@@ -103,7 +99,8 @@ def read_manifest(
     name = corpus or source.stem
     taken, rows = _open_table(source, columns or {})
     utterances = utterances_of(source, rows, name)
-    notes = ["Columns: " + ", ".join(f"{field} from {column!r}" for field, column in taken.items()) + "."]
+    shown = (f"{field} from {taken[field]!r}" for field in COLUMNS if field in taken)
+    notes = [f"Columns: {', '.join(shown)}."]
     return listing_of(source, base, name, utterances, notes)
 
 
@@ -121,7 +118,7 @@ def listing_of(
         raise ManifestError(msg)
     step = 1 + (len(utterances) - 1) // NUM_SOUGHT
     sought = [root / utterance.path for utterance in utterances[::step]]
-    if not any(path.exists() for path in sought):
+    if not any(other.exists() for path in sought for other in (path, *respelt(path))):
         msg = (
             f"{source}: none of {len(sought)} files that were looked for exists, as {sought[0]}. Give the folder they "
             "start from as root."
@@ -153,7 +150,7 @@ def _open_table(
 ) -> tuple[dict[str, str], Iterator[tuple[int, Sequence[str]]]]:
     """Return which column each field is in, and the rows as line number and values in the order of ``COLUMNS``."""
     if unknown := [field for field in columns if field not in COLUMNS]:
-        msg = f"{source}: no field {unknown[0]!r}; fields are {', '.join(COLUMNS)}."
+        msg = f"{source}: no field {unknown[0]!r}{nearest_of(unknown[0], COLUMNS)}; fields are {', '.join(COLUMNS)}."
         raise ManifestError(msg)
     if source.is_dir():
         msg = f"{source}: a folder, and a manifest is a file. Name the table itself."
@@ -168,12 +165,9 @@ def _open_table(
         if first is None:
             msg = f"{source}: an empty table. Name one utterance in each line."
             raise ManifestError(msg)
-        taken = columns_of(source, list(first[1]), columns)
-        names = [taken.get(field, "") for field in COLUMNS]
-        return taken, (
-            (number, [_text(row.get(column)) if column else "" for column in names])
-            for number, row in itertools.chain([first], objects)
-        )
+        # What a later object holds may not be in the first one.
+        taken = columns_of(source, list(dict.fromkeys(columns.values()) | first[1]), columns)
+        return taken, _objects(source, itertools.chain([first], objects), taken, columns)
     rows = _csv_rows(source)
     header = next(rows, None)
     if header is None:
@@ -185,11 +179,32 @@ def _open_table(
     return taken, _picked(source, rows, places, width)
 
 
+def _objects(
+    source: Path,
+    rows: Iterator[tuple[int, dict[str, object]]],
+    taken: dict[str, str],
+    columns: Mapping[str, str],
+) -> Iterator[tuple[int, Sequence[str]]]:
+    """Yield the values of JSON objects; what is first found in a later one is added to ``taken``."""
+    keys: dict[str, object] = {}
+    names: list[str] = []
+    for number, row in rows:
+        if not keys.keys() >= row.keys():
+            keys |= row
+            taken |= columns_of(source, list(dict.fromkeys(taken.values()) | keys), taken)
+            names = [taken.get(field, "") for field in COLUMNS]
+        yield number, [_text(row.get(column)) if column else "" for column in names]
+    if absent := [column for column in columns.values() if column not in keys]:
+        raise _no_column(source, absent[0], list(keys))
+
+
 def _picked(
     source: Path, rows: Iterator[tuple[int, list[str]]], places: list[int], width: int
 ) -> Iterator[tuple[int, Sequence[str]]]:
     pick = operator.itemgetter(*places)
     for number, row in rows:
+        if not row[0].strip() and not any(map(str.strip, row)):
+            continue  # as spreadsheets leave them below a table
         if len(row) != width:
             msg = f"{source}: line {number}: {len(row)} values, and the header names {width}."
             raise ManifestError(msg)
@@ -198,16 +213,22 @@ def _picked(
 
 
 def _csv_rows(source: Path) -> Iterator[tuple[int, list[str]]]:
+    number = 0
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
             start = file.readline()
             file.seek(0)
             separator = "\t" if source.suffix.lower() == ".tsv" else max(",;\t|", key=start.count)
-            reader = csv.reader(file, delimiter=separator, strict=True)
+            is_spaced = 0 < start.count(separator) == start.count(separator + " ")
+            reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=is_spaced)
             for row in reader:
+                number = reader.line_num
                 if row:
-                    yield reader.line_num, row
-    except (OSError, UnicodeError, csv.Error) as error:
+                    yield number, row
+    except csv.Error as error:
+        msg = f"{source}: line {number + 1}: no row of a table ({error}). Look at its quotes."
+        raise ManifestError(msg) from error
+    except (OSError, UnicodeError) as error:
         raise unreadable(source, error) from error
 
 
@@ -249,8 +270,7 @@ def columns_of(source: Path, header: list[str], columns: Mapping[str, str]) -> d
     """Return field -> column, those asked for and those guessed; no column serves two fields."""
     for column in columns.values():
         if column not in header:
-            msg = f"{source}: no column {column!r}; its columns are {', '.join(header)}."
-            raise ManifestError(msg)
+            raise _no_column(source, column, header)
     spelt = {re.sub(r"[\s-]+", "_", column.strip().lower()): column for column in reversed(header)}
     taken = dict(columns)
     for field, names in COLUMNS.items():
@@ -261,7 +281,16 @@ def columns_of(source: Path, header: list[str], columns: Mapping[str, str]) -> d
     if "path" not in taken:
         msg = f"{source}: no column for the path among {', '.join(header)}. Say which one it is."
         raise ManifestError(msg)
+    if twice := [column for column in taken.values() if header.count(column) > 1]:
+        msg = f"{source}: {header.count(twice[0])} columns named {twice[0]!r}. Give them names of their own."
+        raise ManifestError(msg)
     return {field: taken[field] for field in COLUMNS if field in taken}
+
+
+def _no_column(source: Path, column: str, header: Sequence[str]) -> ManifestError:
+    return ManifestError(
+        f"{source}: no column {column!r}{nearest_of(column, header)}; its columns are {', '.join(header)}."
+    )
 
 
 def utterances_of(source: Path, rows: Iterable[tuple[int, Sequence[str]]], name: str) -> list[Utterance]:
@@ -317,12 +346,14 @@ def _made(
             facts = known[key] = facts_of(name, *key)
         corpus, label, native_label, speaker, sex, session, split, intensity = facts
         begin, stop = 0.0, math.inf
+        if start in MISSING or end in MISSING or duration in MISSING:
+            start, end, duration = ("" if time in MISSING else time for time in (start, end, duration))
         if start or end:
-            begin = _seconds(source, number, start or "0")
+            begin = seconds_of(source, number, start or "0")
             if end:
-                stop = _seconds(source, number, end)
+                stop = seconds_of(source, number, end)
             elif duration:
-                stop = begin + _seconds(source, number, duration)
+                stop = begin + seconds_of(source, number, duration)
             if begin >= stop:
                 msg = f"{source}: line {number}: a segment must end after its start. Got {begin:g} to {stop:g} seconds."
                 raise ManifestError(msg)
@@ -343,7 +374,7 @@ def _made(
             sex=sex,
             label=label,
             native_label=native_label,
-            text=text,
+            text=clean(text),
             session=session,
             split=split,
             intensity=intensity,
@@ -364,39 +395,3 @@ def _no_collections() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def facts_of(
-    name: str, corpus: str, label: str, speaker: str, sex: str, session: str, split: str, intensity: str
-) -> tuple[str, str, str, str, str, str, str, str]:
-    """Return corpus, label, native label, speaker, sex, session, split and intensity as an utterance has them."""
-    corpus, split = corpus or name, split.strip().lower()
-    if speaker and not speaker.startswith(f"{corpus}:"):
-        speaker = f"{corpus}:{speaker}"
-    return (
-        corpus,
-        harmonise(label) or label.strip().lower(),
-        label.strip(),
-        speaker,
-        SEXES.get(sex.strip().lower(), ""),
-        session,
-        SPLITS.get(split, split),
-        intensity,
-    )
-
-
-def _seconds(source: Path, number: int, text: str) -> float:
-    """Read a time as seconds, or as days, hours, minutes and seconds."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        match = _CLOCK.fullmatch(text.strip())
-        if match is None:
-            msg = f"{source}: line {number}: a time in seconds, or as 00:00:01.5. Got {text!r} instead."
-            raise ManifestError(msg) from None
-        days, hours, minutes, rest = (float(part or 0) for part in match.groups())
-        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
-    if not 0 <= seconds < math.inf:
-        msg = f"{source}: line {number}: a time from 0 on. Got {text!r} instead."
-        raise ManifestError(msg)
-    return seconds

@@ -311,8 +311,14 @@ def test_a_folder_without_audio(tmp_path):
 
 
 def test_an_unknown_corpus(tmp_path):
-    with pytest.raises(CorpusError, match=r"no corpus 'emdb'; known are emodb, ravdess, shemo, savee, aesdd"):
+    with pytest.raises(
+        CorpusError, match=r"no corpus 'emdb', the nearest is 'emodb'; known are emodb, ravdess, shemo, savee"
+    ):
         read_corpus(tmp_path, "emdb")
+    with pytest.raises(CorpusError, match=r"no corpus 'CREMA_D', the nearest is 'crema-d'; known are"):
+        read_corpus(tmp_path, "CREMA_D")
+    with pytest.raises(CorpusError, match=r"no corpus 'xyz'; known are"):
+        read_corpus(tmp_path, "xyz")
 
 
 def test_the_wrong_corpus_is_told_the_right_one(tmp_path):

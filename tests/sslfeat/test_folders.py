@@ -1,3 +1,4 @@
+import re
 import string
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from sslfeat.corpora import CorpusError
 from sslfeat.folders import read_kaldi, read_labelled_folders, read_pattern
-from sslfeat.manifest import ManifestError
+from sslfeat.values import ManifestError
 
 PER_FOLDER = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
@@ -56,6 +57,8 @@ def test_characters_of_a_pattern_are_themselves(tmp_path):
     [
         ("{speaker}_{emotion}.wav", r"no field 'emotion'; a pattern's fields are label, speaker, sex"),
         ("{speaker}_*.wav", r"a pattern must have \{label\}"),
+        ("{speaker}{label}.wav", r"nothing before \{label\} says where the field before it ends\. Put"),
+        ("{label}*", r"nothing before \* says where the field before it ends"),
         ("{speaker}-{label}.wav", r"no file fits '\{speaker\}-\{label\}\.wav'\. The names look like a\.wav"),
     ],
 )
@@ -63,6 +66,17 @@ def test_a_pattern_that_is_none(tmp_path, pattern, message):
     plant(tmp_path, ["a.wav"])
     with pytest.raises(ManifestError, match=message):
         read_pattern(tmp_path, pattern)
+
+
+@pytest.mark.parametrize("pattern", ["{speaker}_d\u00e9but_{label}", "{speaker}_de\u0301but_{label}"])
+def test_accents_of_a_pattern_fit_however_they_are_coded(tmp_path, pattern):
+    plant(tmp_path, ["Jose\u0301_d\u00e9but_sad.wav", "Jos\u00e9_de\u0301but_cole\u0300re.wav"])
+    found = read_pattern(tmp_path, pattern).utterances
+    assert {(u.speaker.partition(":")[2], u.label) for u in found} == {
+        ("Jos\u00e9", "sadness"),
+        ("Jos\u00e9", "anger"),
+    }
+    assert {u.path for u in found} == {path.name for path in tmp_path.iterdir()}  # as they are on the disk
 
 
 def test_folders_named_by_label(tmp_path):
@@ -156,11 +170,37 @@ def test_kaldi_by_segment(tmp_path):
         ({"wav_scp": "r1 a.wav\n", "segments": "u1 r2 0 1\n"}, r"segments: line 1: a recording of wav\.scp, a start and an end"),
         ({"wav_scp": "r1 a.wav\n", "segments": "u1 r1 0\n"}, r"segments: line 1: .*Got 'r1 0'"),
         ({"wav_scp": ""}, r"no utterance in it"),
+        ({"wav_scp": "r1 a.wav\nr2 a.wav\nr1 b.wav\n"}, r"wav\.scp: line 3: 'r1' comes twice\. Give each"),
+        ({"wav_scp": "r1 a.wav\n", "utt2emo": "r1 sad\nr1 joy\n"}, r"utt2emo: line 2: 'r1' comes twice"),
     ],
 )  # fmt: skip
 def test_what_is_no_kaldi_folder(tmp_path, tables, message):
     with pytest.raises(ManifestError, match=message):
         read_kaldi(kaldi(tmp_path, **tables))
+
+
+def test_kaldi_utterances_without_audio_and_recordings_without_segment_are_told(tmp_path):
+    kaldi(
+        tmp_path,
+        wav_scp="r1 a.wav\nr2 b.wav\n",
+        segments="u1 r1 0 1\n",
+        utt2spk="u1 s1\nu2 s2\n",
+        utt2emo="u1 sad\nu3 joy\n",
+    )
+    listing = read_kaldi(tmp_path)
+    assert listing.notes == [
+        "1 recordings of wav.scp have no segment: r2.",
+        "2 utterances have a speaker or an emotion, and no audio: u2, u3.",
+    ]
+    assert (listing.missing, listing.is_complete) == (["u2", "u3"], False)
+
+
+def test_kaldi_segments_to_the_end_and_texts_of_no_words(tmp_path):
+    kaldi(tmp_path, wav_scp="r1 a.wav\n", segments="u1 r1 1.5 -1\n", utt2emo="u1 sad\n", text="u1\n")
+    listing = read_kaldi(tmp_path)
+    (utterance,) = listing.utterances
+    assert (utterance.start, utterance.end, utterance.text) == (1.5, float("inf"), "")
+    assert (listing.notes, listing.is_complete) == ([], True)
 
 
 # --- properties ---
@@ -176,8 +216,9 @@ def test_a_pattern_reads_what_it_would_write(speaker, text, label, tmp_path_fact
     root = tmp_path_factory.mktemp("corpus")
     (root / f"{speaker}_{text}-{label}.wav").touch()
     (utterance,) = read_pattern(root, "{speaker}_{text}-{label}.wav", corpus="own").utterances
+    speaker, text, label = (re.sub(r"^(\d+)\.0$", r"\1", part.strip()) for part in (speaker, text, label))
     assert (utterance.speaker, utterance.text, utterance.native_label) == (
-        f"own:{speaker}",
+        f"own:{speaker}" if speaker else "",
         text,
-        label.strip(),
+        label,
     )
