@@ -280,11 +280,12 @@ def cafe():
 
 def urdu():
     folders = {"A": "Angry", "H": "Happy", "N": "Neutral", "S": "Sad"}
-    speakers = [f"SM{n}" for n in range(1, 21)] + [f"SF{n}" for n in range(1, 10)]
-    names = dealt(CORPORA["urdu"].counts, speakers, "{speaker}_F{n}_{code}{n:03}")
+    men = (*range(1, 8), *range(17, 28))
+    speakers = [f"SM{n}" for n in men] + [f"SF{n}" for n in range(1, 12)]
+    names = dealt(CORPORA["urdu"].counts, speakers, "{speaker}_F{n}_{code}0{n}")
     return Tree(
         paths=[f"{folders[name.split('_')[2][0]]}/{name}.wav" for name in names],
-        sample=("urdu/SM1_F1_A001", "Angry/SM1_F1_A001.wav"),
+        sample=("urdu/SM1_F1_A01", "Angry/SM1_F1_A01.wav"),
         fields={"speaker": "urdu:SM1", "sex": "male", "label": "anger", "native_label": "Angry"},
     )
 
@@ -369,7 +370,7 @@ def nemo():
 
 def turev_db():
     speakers = ("1157", "1234", "1358", "1984", "6783", "7895")
-    codes = {"Angry": "kz", "Calm": "sk", "Happy": "mt", "Sad": "uz"}
+    codes = {"Angry": "kz", "Calm": "sk", "Happy": "mt", "Sad": "hl"}
     paths = []
     for label, count in CORPORA["turev-db"].counts.items():
         words = [f"w{a}{b}" for a, b in itertools.product(LETTERS, LETTERS)]
