@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from cache.schema import Utterance
 from sslfeat.labels import LABELS
-from sslfeat.manifest import COLUMNS, ManifestError, read_manifest
+from sslfeat.manifest import COLUMNS, read_manifest
+from sslfeat.values import MISSING, ManifestError
 
 PER_FOLDER = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
@@ -349,9 +350,10 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0/\\"), mi
 
 
 def plain(cell):
-    """The cells made here hold no word for a missing value."""
-    whole = re.fullmatch(r"(\d+)\.0", unicodedata.normalize("NFC", cell.strip()))
-    return whole[1] if whole else unicodedata.normalize("NFC", cell.strip())
+    """Return a cell as a reader spells it."""
+    cell = unicodedata.normalize("NFC", cell.strip())
+    whole = re.fullmatch(r"(\d+)\.0", cell)
+    return whole[1] if whole else "" if cell in MISSING else cell
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=12)
