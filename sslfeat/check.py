@@ -114,7 +114,7 @@ class CheckReport:
             "missing": listing.missing,
             "unexpected": listing.unexpected,
             "repeated": listing.repeated,
-            "failures": {one.path: one.reason for one in self.failures},
+            "failures": [{"id": one.id, "path": one.path, "reason": one.reason} for one in self.failures],
             "duplicates": [
                 {
                     "id": one.id,
@@ -124,7 +124,10 @@ class CheckReport:
                 }
                 for one in self.duplicates
             ],
-            "clipped_samples": {one.utterance.path: one.num_clipped for one in self.clipped},
+            "clipped": [
+                {"id": one.utterance.id, "path": one.utterance.path, "samples": one.num_clipped}
+                for one in self.clipped
+            ],
             "hours": self.hours,
             "durations": dict(zip(("shortest", "median", "longest"), self.durations, strict=True)),
             "sample_rates": self.sample_rates,

@@ -38,9 +38,12 @@ SOUNDFILE_SUFFIXES = frozenset(
         ".au",
         ".caf",
         ".w64",
+        ".sph",
     )
 )
-PYAV_SUFFIXES = frozenset((".m4a", ".mp4", ".webm", ".mkv", ".mov"))
+PYAV_SUFFIXES = frozenset((".m4a", ".m4b", ".mp4", ".m4v", ".3gp", ".webm", ".mkv", ".mka", ".mov"))
+# Not read, and listed all the same, so that each is told as one that can't be used.
+UNREAD_SUFFIXES = frozenset((".wma", ".aac", ".ac3", ".amr", ".ra", ".ape", ".wv", ".mpc"))
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
 
 SAMPLE_RATES = (1_000, 768_000)  # Hz; a header outside is damage, and soxr's memory grows with the ratio

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cache.schema import Utterance
 from sslfeat.catalogue import CORPORA
-from sslfeat.containers import AUDIO_SUFFIXES
+from sslfeat.containers import AUDIO_SUFFIXES, UNREAD_SUFFIXES
 from sslfeat.corpus import Corpus, CorpusError, Fields
 
 __all__ = ["CORPORA", "Corpus", "CorpusError", "CorpusListing", "audio_files", "guess_corpus", "read_corpus"]
@@ -178,30 +178,34 @@ def audio_files(root: Path) -> list[str]:
     Raises
     ------
     CorpusError
-        Where the folder is missing, is a file or has no audio, or a name is no text, which no id could hold.
+        Where the folder is missing, is a file or has no audio, a folder in it can't be read, or a name is no text, which no
+        id could hold.
     """
     if not root.exists():
         msg = f"{root}: no such folder."
         raise CorpusError(msg)
     if not root.is_dir():
-        msg = f"{root}: a file, and a corpus is a folder. Give the folder that holds its audio."
+        msg = f"{root}: a file, and a corpus is a folder. Give the folder that holds its audio, or a table of it as manifest."
         raise CorpusError(msg)
     paths: list[str] = []
+    suffixes = AUDIO_SUFFIXES | UNREAD_SUFFIXES
     visited: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse_unreadable):
         real = os.path.realpath(folder)
         if real in visited:
             subfolders.clear()
             continue
         visited.add(real)
         # macOS leaves ._name beside a file and __MACOSX in a zip: same suffix, no audio.
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith((".", "__MACOSX", "lost+found"))
+        )
         prefix = Path(folder).relative_to(root).as_posix() + "/"
         prefix = "" if prefix == "./" else prefix
         paths += [
             prefix + name
             for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122
         ]
     if not paths:
         msg = f"{root}: no audio in it ({', '.join(sorted(AUDIO_SUFFIXES))}). Give the folder that holds the corpus."
@@ -211,6 +215,13 @@ def audio_files(root: Path) -> list[str]:
             msg = f"{root}: a file name is no UTF-8 text: {os.fsencode(path)!r}. Rename it."
             raise CorpusError(msg)
     return sorted(paths)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    msg = (
+        f"{error.filename}: a folder that can't be read ({error.strerror}). Allow it, or take the folder out."
+    )
+    raise CorpusError(msg) from error
 
 
 def nearest_of(word: str, known: Iterable[str]) -> str:
@@ -277,6 +288,12 @@ def _fits(paths: Sequence[str]) -> dict[str, int]:
     return dict(sorted(((key, n) for key, n in counts.items() if n), key=lambda item: -item[1]))
 
 
+def _fits_in_another_case(entry: Corpus, paths: Sequence[str]) -> bool:
+    names = [path.rpartition(".")[0] for path in paths]
+    compiled = re.compile(f"(?:^|/){entry.pattern}$", re.IGNORECASE)
+    return 2 * sum(compiled.search(name) is not None for name in names) > len(names)
+
+
 def _guess(root: Path, paths: Sequence[str]) -> str:
     fits = _fits(paths)
     best = [key for key, count in fits.items() if count == max(fits.values())]
@@ -289,6 +306,11 @@ def _guess(root: Path, paths: Sequence[str]) -> str:
         msg = (
             f"{root}: can't tell which corpus this is. {shown}{best[0]} in {fits[best[0]]} of {len(paths)} files "
             f"only; name one of {', '.join(CORPORA)}."
+        )
+    elif spelt := [key for key in CORPORA if _fits_in_another_case(CORPORA[key], paths)]:
+        msg = (
+            f"{root}: can't tell which corpus this is. {shown}none that is known. But for upper and lower case they "
+            f"would fit {spelt[0]} ({', '.join(CORPORA[spelt[0]].examples)}); rename them so."
         )
     else:
         msg = (

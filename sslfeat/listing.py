@@ -79,6 +79,9 @@ def list_corpus(
     CorpusError
         Where the corpus can't be read.
     """
+    if manifest is not None and corpus_dir is not None and root is not None:
+        msg = "a manifest's paths start from the corpus folder or from root. Give one of them."
+        raise RequestError(msg)
     kind, marker = _kind(corpus_dir, corpus, manifest, pattern, labels_from_folders, columns)
     _refuse_unread(kind, {"root": root, "columns": columns, "export_dir": export_dir})
     if kind == "a manifest":

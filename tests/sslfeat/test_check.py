@@ -135,16 +135,32 @@ def test_a_summary_is_what_json_can_hold(corpus):
     told = json.loads(json.dumps(report.summary()))
     assert (told["corpus"], told["utterances"], told["is_off"], told["unlabelled"]) == ("own", 10, True, 0)
     assert told["labels_by_speaker"] == {"": {"anger": 3, "sadness": 7}}
-    assert set(told["failures"]) == {f"sad/{i}.wav" for i in (3, 4, 5, 7)}
+    assert [one["path"] for one in told["failures"]] == [f"sad/{i}.wav" for i in (3, 4, 5, 7)]
+    assert told["failures"][3] == {
+        "id": "own/sad/7",
+        "path": "sad/7.wav",
+        "reason": report.failures[3].reason,
+    }
     assert told["duplicates"] == [
         {"id": "own/sad/1", "label": "sadness", "original": "own/angry/1", "original_label": "anger"}
     ]
-    assert list(told["clipped_samples"]) == ["sad/2.wav"]
+    assert told["clipped"] == [
+        {"id": "own/sad/2", "path": "sad/2.wav", "samples": report.clipped[0].num_clipped}
+    ]
     assert (told["durations"], told["sample_rates"]) == (
         {"shortest": 1.0, "median": 1.0, "longest": 4.0},
         {"16000": 5, "44100": 1},
     )
     assert told["published_labels"] == {}
+
+
+def test_a_summary_tells_every_segment_of_a_file(tmp_path):
+    write(tmp_path / "a.wav", seconds=2.0, scale=200_000)
+    rows = "".join(f"a.wav,sad,{start},{start + 1}\n" for start in range(5))
+    (tmp_path / "own.csv").write_text("path,label,start,end\n" + rows)
+    told = check(read_manifest(tmp_path / "own.csv")).summary()
+    assert [one["id"] for one in told["failures"]] == ["own/a#2-3", "own/a#3-4", "own/a#4-5"]
+    assert [one["id"] for one in told["clipped"]] == ["own/a#0-1", "own/a#1-2"]
 
 
 @pytest.mark.corpus

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sslfeat.corpora import CORPORA, CorpusError, guess_corpus, read_corpus
+from sslfeat.corpora import CORPORA, CorpusError, audio_files, guess_corpus, read_corpus
 
 EMODB = Path(__file__).parents[2].parent / "shared/corpora/emodb/wav"
 
@@ -300,13 +300,46 @@ def test_a_missing_folder(tmp_path):
 
 def test_a_file_for_a_folder(tmp_path):
     plant(tmp_path, ["a.wav"])
-    with pytest.raises(CorpusError, match=r"a\.wav: a file, and a corpus is a folder"):
+    with pytest.raises(CorpusError, match=r"a\.wav: a file, and a corpus is a folder\. .* as manifest"):
         read_corpus(tmp_path / "a.wav", "emodb")
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    """Nobody's rights keep those out who run tests as root."""
+    plant(tmp_path, ["open/03a01Fa.wav", "closed/03a01Nc.wav"])
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(
+        CorpusError, match=r"closed: a folder that can't be read \(Permission denied\)\. Allow it"
+    ):
+        audio_files(tmp_path)
+
+
+def test_audio_that_cannot_be_read_is_listed_all_the_same(tmp_path):
+    """It is in the corpus, so that a check tells of it; what is no audio isn't."""
+    plant(
+        tmp_path, ["03a01Fa.wma", "03a01Nc.SPH", "03a01Wa.3gp", "03a01Fa.TextGrid", "lost+found/03a02Fc.wav"]
+    )
+    assert audio_files(tmp_path) == ["03a01Fa.wma", "03a01Nc.SPH", "03a01Wa.3gp"]
+
+
+def test_names_in_another_case_are_told(tmp_path):
+    plant(tmp_path, ["03A01FA.WAV", "03A01NC.WAV"])
+    with pytest.raises(
+        CorpusError, match=r"none that is known\. But for upper and lower case they would fit emodb \(03a01Fa"
+    ):
+        read_corpus(tmp_path)
 
 
 def test_a_folder_without_audio(tmp_path):
     plant(tmp_path, ["labels.csv", ".hidden.wav"])
-    with pytest.raises(CorpusError, match=r"no audio in it \(\.aif, .*\.webm\)"):
+    with pytest.raises(CorpusError, match=r"no audio in it \(\.3gp, \.aif, .*\.webm\)\. Give the folder"):
         read_corpus(tmp_path)
 
 

@@ -37,7 +37,9 @@ def test_a_manifest_starts_from_its_own_folder_the_corpus_folder_or_the_root(tmp
     assert facts(list_corpus(audio, manifest=tmp_path / "list.csv", corpus="mine")) == expected
     assert facts(list_corpus(manifest=tmp_path / "list.csv", root=audio, corpus="mine")) == expected
     with pytest.raises(CorpusError, match="none of 1 files that were looked for exists"):
-        list_corpus(audio, manifest=tmp_path / "list.csv", root=tmp_path)
+        list_corpus(manifest=tmp_path / "list.csv", root=tmp_path)
+    with pytest.raises(RequestError, match=r"start from the corpus folder or from root\. Give one of them"):
+        list_corpus(audio, manifest=tmp_path / "list.csv", root=audio)
     assert list_corpus(manifest=audio / "own.csv", columns={"text": "emo"}).utterances[0].label == ""
 
 
