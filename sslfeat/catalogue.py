@@ -119,7 +119,7 @@ _ENTRIES = (
         annotate=published.savee_sentences,
         remarks=(
             "Sentences 01 to 03 are the same in all emotions, and neutral 19 to 30 are the 04 and 05 of anger, disgust, fear, "
-            "surprise, sadness and happiness: equal ones have one text id. Which they are shows in the durations.",
+            "surprise, sadness and happiness: equal ones have one text id. Which they are is told from durations.",
         ),
         sources=(
             "3 common, 2 own and 10 generic sentences of each emotion: "
@@ -153,7 +153,7 @@ _ENTRIES = (
     Corpus(
         key="banglaser",
         title="BanglaSER, Bangla speech emotion recognition",
-        pattern=r"0[13]-01-(?P<label>0[1-5])-(?P<intensity>0[12])-(?P<text>0[1-3])-0[1-3]-(?P<speaker>[0-2]\d|3[0-4])",
+        pattern=r"0[13]-01-(?P<label>0[1-5])-(?P<intensity>0[12])-(?P<text>0[1-3])-(?P<take>0[1-3])-(?P<speaker>[0-2]\d|3[0-4])",
         examples=("Actor_01/03-01-03-02-03-01-01.wav",),
         labels=numbered("happy", "sad", "angry", "surprise", "neutral"),
         intensities=_RAVDESS_INTENSITIES,
@@ -166,6 +166,8 @@ _ENTRIES = (
         citation="Das et al., BanglaSER: A speech emotion recognition dataset for the Bangla language, Data in Brief 2022",
         url="https://data.mendeley.com/datasets/t9h6p943xy/5",
         sexes=odd_male(34),
+        name="03-01-{label}-{intensity}-{text}-{take}-{speaker}",  # three files begin with 01
+        names=published.banglaser,
         remarks=(
             "Names follow the scheme of RAVDESS, with other codes: 01 is happy here and neutral there.",
             "Actors 11, 12, 13, 16, 18, 20 and 29 have no neutral files.",
@@ -369,6 +371,7 @@ _ENTRIES = (
         citation="Zhou et al., Emotional voice conversion: Theory, databases and ESD, Speech Communication 2022",
         url="https://github.com/HLTSingapore/Emotional-Speech-Data",
         annotate=annotations.esd,
+        names=published.esd,
         sexes=dict.fromkeys(
             ("0001", "0002", "0003", "0007", "0009", *(f"00{n}" for n in range(15, 20))), "female"
         )
@@ -407,6 +410,7 @@ _ENTRIES = (
         licence="not stated (nkululeko gives CC BY-NC-SA 4.0)",
         citation="Costantini et al., EMOVO Corpus: an Italian Emotional Speech Database, LREC 2014",
         url="http://voice.fub.it/activities/corpora/emovo/index.html",
+        names=published.emovo,
     ),
     Corpus(
         key="subesco",
@@ -444,6 +448,7 @@ _ENTRIES = (
         citation="Gournay et al., A Canadian French Emotional Speech Dataset, ACM MMSys 2018",
         url="https://zenodo.org/records/1478765",
         sexes=odd_male(12),
+        names=published.cafe,
         remarks=("Released at 48 kHz (wav) and 192 kHz (aiff): keep one of the two.",),
     ),
     Corpus(

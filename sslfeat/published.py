@@ -55,6 +55,42 @@ def ravdess(channel: str, emotions: Iterable[str], actors: Iterable[int]) -> Ite
                 yield f"03-{channel}-{emotion}-{intensity}-{statement}-{repetition}-{actor:02}"
 
 
+def banglaser() -> Iterable[str]:
+    """Yield the 1467 names of BanglaSER: three sentences, each said three times, of five emotions but for those not neutral."""
+    without_neutral = (11, 12, 13, 16, 18, 20, 29)
+    actors, three = range(1, 35), ("01", "02", "03")
+    acted = every("03-01-{}-{}-{}-{:02}", ("01-01", "02-01", "03-02", "04-02"), three, three, actors)
+    neutral = (actor for actor in actors if actor not in without_neutral)
+    return itertools.chain(acted, every("03-01-05-01-{}-{}-{:02}", three, three, neutral))
+
+
+def cafe() -> Iterable[str]:
+    """Yield the 936 names of CaFE: six emotions in two strengths, and neutral, on six sentences."""
+    strengths = [f"{code}-{strength}" for code in "CDJPST" for strength in (1, 2)]
+    return every("{:02}-{}-{}", range(1, 13), [*strengths, "N-1"], range(1, 7))
+
+
+def esd() -> Iterable[str]:
+    """Yield the 35,000 names of ESD: five emotions by twenty speakers, the 350 sentences numbered on."""
+    return every("{:04}_{:06}", range(1, 21), range(1, 5 * 350 + 1))
+
+
+def emovo() -> Iterable[str]:
+    """Yield the 588 names of EMOVO: short, long and nonsense sentences and questions in seven emotions."""
+    emotions = ("neu", "dis", "gio", "pau", "rab", "sor", "tri")
+    sentences = [
+        f"{kind}{number}"
+        for kind, count in zip("blnd", (3, 4, 5, 2), strict=True)
+        for number in range(1, count + 1)
+    ]
+    return every("{}-{}{}-{}", emotions, "fm", (1, 2, 3), sentences)
+
+
+def every(form: str, *parts: Iterable[object]) -> Iterable[str]:
+    """Yield a name for every combination of its parts."""
+    return (form.format(*combination) for combination in itertools.product(*parts))
+
+
 def savee() -> Iterable[str]:
     """Yield the 480 names of SAVEE, speaker in front."""
     for speaker, (code, count) in itertools.product(SAVEE_MEN, SAVEE_SENTENCES.items()):
