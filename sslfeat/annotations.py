@@ -1,6 +1,6 @@
-"""The tables that some corpora keep beside their audio, read with the standard library alone.
+"""What is known of a corpus's files beyond their names: mostly the tables beside its audio, read with the standard library.
 
-Each function takes the corpus folder and returns what its tables say of a file; a table that isn't there is a
+Each function takes the corpus folder and returns what is to be said of a file; a table that isn't there is a
 :class:`~sslfeat.corpus.CorpusError` that names it.
 """
 
@@ -15,6 +15,13 @@ from sslfeat.corpus import Annotations, CorpusError, Fields
 
 # IEMOCAP, dialog/EmoEvaluation/*.txt: "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]"
 _IEMOCAP_LINE = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\w+)\t(\w+)\t", re.MULTILINE)
+
+# SAVEE: of 30 neutral sentences 15 are no emotion's; 19 to 30 are two of each emotion's own, its 04 and 05, in this order.
+_SAVEE_NEUTRAL = {
+    f"{19 + 2 * place + own}": f"{code}{4 + own:02}"
+    for place, code in enumerate(("a", "d", "f", "su", "sa", "h"))
+    for own in (0, 1)
+}
 
 
 def _find(root: Path, *names: str, needed_for: str, beside: tuple[str, ...] = ()) -> Path:
@@ -262,5 +269,32 @@ def esd(root: Path) -> Annotations:
         language = "zh" if fields["speaker"] <= "0010" else "en"
         sentence = (int(fields["number"]) - 1) % 350 + 1
         return fields | {"text": f"{language}{sentence:03}", "split": splits.get(fields["part"], "")}
+
+    return Annotations(complete=complete)
+
+
+def savee(root: Path) -> Annotations:
+    """Give equal sentences equal text ids: 3 are common to all emotions, 12 are neutral and one emotion's, the rest one's own.
+
+    That there are so many is the corpus's own account, which doesn't number them. 01 to 03 are told from durations: 03 is the
+    shortest of the three for each man and emotion. So is the order of the neutral ones, as the likeliest of all 720 by the
+    ratios of durations; MEAD, which has these sentences too, lists them in the same one.
+    """
+
+    def complete(path: str, fields: Fields) -> Fields:
+        code, number = fields["label"], fields["number"]
+        shared = number if number <= "03" else _SAVEE_NEUTRAL.get(number) if code == "n" else None
+        return fields | {"text": shared or code + number}
+
+    return Annotations(complete=complete)
+
+
+def aesdd(root: Path) -> Annotations:
+    """Give improvisations text ids of their own: sentences 01 to 19 serve all, 20 each actor made up for each emotion."""
+
+    def complete(path: str, fields: Fields) -> Fields:
+        number = fields["number"]
+        improvised = f"{fields['label']}20-{fields['speaker']}"
+        return fields | {"text": improvised if number == "20" else number}
 
     return Annotations(complete=complete)

@@ -116,7 +116,7 @@ _ENTRIES = (
         sexes=dict.fromkeys(published.SAVEE_MEN, "male"),
         name="{speaker}_{label}{number}",
         names=published.savee,
-        annotate=published.savee_sentences,
+        annotate=annotations.savee,
         remarks=(
             "Sentences 01 to 03 are the same in all emotions, and neutral 19 to 30 are the 04 and 05 of anger, disgust, fear, "
             "surprise, sadness and happiness: equal ones have one text id. Which they are is told from durations.",
@@ -142,7 +142,7 @@ _ENTRIES = (
         citation="Vryzas et al., Speech Emotion Recognition for Performance Interaction, JAES 2018",
         url="http://m3c.web.auth.gr/research/aesdd-speech-emotion-recognition/",
         skipped_folders=("Tools and Documentation",),
-        annotate=published.aesdd_sentences,
+        annotate=annotations.aesdd,
         remarks=(
             "Sentences 01 to 19 are the same for all, 20 is improvised: each of those has a text id of its own.",
             "sadness/s05 (3).wav is damaged in the released zip: 604 of the 605 files can be read.",

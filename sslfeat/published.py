@@ -1,10 +1,7 @@
-"""What was published of files one by one: their names, so that a missing one can be told, and who else said the sentence."""
+"""The published names of corpora whose files are known one by one, so that a missing one can be named."""
 
 import itertools
-from collections.abc import Callable, Iterable
-from pathlib import Path
-
-from sslfeat.corpus import Annotations, Fields
+from collections.abc import Iterable
 
 SAVEE_MEN = ("DC", "JE", "JK", "KL")
 SAVEE_SENTENCES = {"a": 15, "d": 15, "f": 15, "h": 15, "n": 30, "sa": 15, "su": 15}
@@ -95,39 +92,3 @@ def savee() -> Iterable[str]:
     """Yield the 480 names of SAVEE, speaker in front."""
     for speaker, (code, count) in itertools.product(SAVEE_MEN, SAVEE_SENTENCES.items()):
         yield from (f"{speaker}_{code}{number:02}" for number in range(1, count + 1))
-
-
-# Of 30 neutral sentences 15 are no emotion's; 19 to 30 are two of each emotion's own, its 04 and 05, in this order.
-_SAVEE_NEUTRAL = {
-    f"{19 + 2 * place + own}": f"{code}{4 + own:02}"
-    for place, code in enumerate(("a", "d", "f", "su", "sa", "h"))
-    for own in (0, 1)
-}
-
-
-def _savee_sentence(fields: Fields) -> str:
-    """Return one id for one sentence of SAVEE: 3 are common to all emotions, 12 are neutral and one emotion's.
-
-    That there are so many is the corpus's own account, which doesn't number them. 01 to 03 show in the durations: 03 is the
-    shortest of the three for each man and emotion. So does the order of the neutral ones, as the likeliest of all 720 by the
-    ratios of durations; MEAD, which has these sentences too, lists them in the same one.
-    """
-    code, number = fields["label"], fields["number"]
-    if number <= "03":
-        return number
-    return (code == "n" and _SAVEE_NEUTRAL.get(number)) or code + number
-
-
-def _aesdd_sentence(fields: Fields) -> str:
-    """Return one id for one sentence of AESDD: 19 serve all emotions, and number 20 each actor made up for each of them."""
-    number = fields["number"]
-    return number if number != "20" else f"{fields['label']}20-{fields['speaker']}"
-
-
-def _sentences(name: Callable[[Fields], str]) -> Callable[[Path], Annotations]:
-    """Return what a corpus's tables would say of its sentences, where its names say it."""
-    return lambda root: Annotations(complete=lambda path, fields: fields | {"text": name(fields)})
-
-
-savee_sentences = _sentences(_savee_sentence)
-aesdd_sentences = _sentences(_aesdd_sentence)
