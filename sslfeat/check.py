@@ -14,7 +14,11 @@ from cache.schema import Duplicate, Failure, Utterance
 from sslfeat.audio import Recording, decode, parse_channel
 from sslfeat.containers import AudioError
 from sslfeat.corpora import CorpusListing
+from sslfeat.labels import LABELS, unknown_labels
 
+NUM_COMPARED = (
+    10  # unknown labels whose nearest known one is sought; a wrong column has as many as there are rows
+)
 IN_FLIGHT = 8  # decoded recordings that may wait for one another, per thread
 
 
@@ -99,6 +103,13 @@ class CheckReport:
         """Utterances without a label."""
         return sum(not each.label for each in self.listing.utterances)
 
+    @property
+    def unknown_labels(self) -> dict[str, str]:
+        """Label that is none of the shared ones -> the nearest of those, or nothing where none is close."""
+        words = dict.fromkeys(each.label for each in self.listing.utterances if each.label not in LABELS)
+        words.pop("", None)
+        return dict.fromkeys(words, "") | unknown_labels(itertools.islice(words, NUM_COMPARED))
+
     def summary(self) -> dict[str, Any]:
         """Return everything found, as JSON can hold it."""
         listing = self.listing
@@ -111,6 +122,7 @@ class CheckReport:
             "labels_by_speaker": self.labels_by_speaker,
             "published_labels": self.published_labels,
             "unlabelled": self.unlabelled,
+            "unknown_labels": self.unknown_labels,
             "missing": listing.missing,
             "unexpected": listing.unexpected,
             "repeated": listing.repeated,
@@ -138,9 +150,12 @@ class CheckReport:
     def is_off(self) -> bool:
         """Whether anything differs from a whole corpus: names, counts, labels, readable and distinct audio.
 
-        Clipping, rates and durations are told and don't count: they are how a corpus was recorded.
+        A label that is unknown counts where it is close to a known one, and so likely misspelt. Clipping, rates and durations are told and don't count: they are how a corpus was recorded.
         """
-        return bool(self.failures or self.duplicates or self.unlabelled or not self.listing.is_complete)
+        is_misspelt = any(self.unknown_labels.values())
+        return bool(
+            self.failures or self.duplicates or self.unlabelled or is_misspelt or not self.listing.is_complete
+        )
 
 
 def check(

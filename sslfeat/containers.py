@@ -110,7 +110,7 @@ def open_audio(path: Path, start: float, end: float) -> Iterator[Stream]:
     except (OSError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
-        msg = f"{path}: can't be opened ({error})."
+        msg = f"{path}: can't be opened ({getattr(error, 'strerror', None) or error})."
         raise AudioError(msg) from error
     if not head:
         msg = f"{path}: an empty file (0 bytes). Fetch it again or leave it out."

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sslfeat.corpus import Corpus
 
 _MOST_NAMED = 10
+_MOST_UNKNOWN = 3
 _SHORT_LABEL = 4  # letters
 _CELL_MARGIN = 3  # a space on each side and a line
 _INDENT = 17
@@ -157,6 +158,10 @@ def _facts(report: "CheckReport") -> Iterator[tuple[str, object, object, bool]]:
     is_off = bool(published) and labels != Counter(published)
     yield "labels", f"{len(labels)}{', in other numbers' if is_off else ''}", len(published) or "", is_off
     yield "unlabelled", report.unlabelled, "", report.unlabelled > 0
+    if unknown := report.unknown_labels:
+        close = [f"{word} ({near}?)" for word, near in unknown.items() if near]
+        shown = ", ".join((close or list(unknown))[:_MOST_UNKNOWN])
+        yield "unknown labels", f"{len(unknown)}, as {shown}", "", bool(close)
     yield "audio", _lasting(report.hours), _lasting(hours) if hours else "", False
     shortest, median, longest = report.durations
     yield "durations", f"{shortest:.2f} to {longest:.2f} s, median {median:.2f} s", "", False

@@ -312,6 +312,17 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         decode(tmp_path / "a.wav")
 
 
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, wav):
+    """The reason goes into a cache, where the folders of this machine mean nothing."""
+
+    def refuse(self, *_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(wav), "open", refuse)
+    with pytest.raises(AudioError, match=r"a\.wav: can't be opened \(Permission denied\)\.$"):
+        decode(wav)
+
+
 def test_a_name_that_no_file_system_holds():
     with pytest.raises(AudioError, match="can't be opened"):
         decode("a\0.wav")

@@ -9,7 +9,7 @@ import soundfile
 
 from cache.schema import Duplicate, Failure
 from sslfeat.audio import decode
-from sslfeat.check import check
+from sslfeat.check import CheckReport, check
 from sslfeat.corpora import read_corpus
 from sslfeat.folders import read_labelled_folders
 from sslfeat.manifest import read_manifest
@@ -152,6 +152,25 @@ def test_a_summary_is_what_json_can_hold(corpus):
         {"16000": 5, "44100": 1},
     )
     assert told["published_labels"] == {}
+
+
+def test_a_label_that_is_likely_misspelt_is_off_and_one_of_its_own_is_not(tmp_path):
+    write(tmp_path / "a/smug/1.wav", seed=1)
+    write(tmp_path / "a/sad/2.wav", seed=2)
+    report = check(read_labelled_folders(tmp_path / "a"))
+    assert (report.unknown_labels, report.is_off) == ({"smug": ""}, False)
+    write(tmp_path / "a/Hapy/3.wav", seed=3)
+    report = check(read_labelled_folders(tmp_path / "a"))
+    assert (report.unknown_labels, report.is_off) == ({"hapy": "happiness", "smug": ""}, True)
+    assert report.summary()["unknown_labels"] == report.unknown_labels
+
+
+def test_a_wrong_column_of_labels_is_told_soon(tmp_path):
+    write(tmp_path / "a.wav")
+    rows = "".join(f"a.wav,hapyness number {i},{i}\n" for i in range(300))
+    (tmp_path / "own.csv").write_text("path,label,id\n" + rows)
+    report = CheckReport(listing=read_manifest(tmp_path / "own.csv"), heard=[], failures=[], duplicates=[])
+    assert len(report.unknown_labels) == 300
 
 
 def test_a_summary_tells_every_segment_of_a_file(tmp_path):
