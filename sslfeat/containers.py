@@ -6,13 +6,14 @@ that is cut short or damaged is an :class:`AudioError`, never a guess.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import math
 import mmap
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def _open_soundfile(path: Path, start: float, end: float) -> Iterator[Stream]:
         if _is_cut_short(path, file):
             msg = f"{path}: truncated, its header promises more than the file holds. Fetch it again."
             raise AudioError(msg)
-        if file.format == "OGG" and _is_chained(path):
+        if file.format == "OGG" and _once(_is_chained, path):
             msg = f"{path}: several recordings one after another, of which one would be read. Convert it to wav or flac."
             raise AudioError(msg)
         if file.frames >= _UNKNOWN_LENGTH or (file.format == "MP3" and _is_misjudged(path, file)):
@@ -248,6 +249,17 @@ def _is_chained(path: Path) -> bool:
         return later is not None and _OGG_FIRST_PAGE.search(raw, later.end()) is not None
 
 
+def _once(look: Callable[[Path], Any], path: Path) -> Any:
+    """Look at a whole file once, though a manifest may name a thousand segments of it."""
+    status = path.stat()
+    return _remembered(look, path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _remembered(look: Callable[[Path], Any], path: Path, _size: int, _mtime_ns: int) -> Any:
+    return look(path)
+
+
 def _is_misjudged(path: Path, file: soundfile.SoundFile) -> bool:
     """Return whether libsndfile takes an mp3 for shorter or longer than it is, as it does by its size and first frame.
 
@@ -256,7 +268,7 @@ def _is_misjudged(path: Path, file: soundfile.SoundFile) -> bool:
     AudioError
         Where no header says how long the file is, and its end is inside of a frame.
     """
-    frames = walk_frames(path)
+    frames = _once(walk_frames, path)
     if not frames.num_samples:
         return False
     if frames.states_length:  # libsndfile takes its word, and misses a second recording after it

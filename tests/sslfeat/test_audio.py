@@ -466,6 +466,26 @@ def test_a_segment_of_an_mp3_needs_the_frames_before_it(tmp_path):
         np.testing.assert_allclose(part, whole[first : first + 6_400], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["a.mp3", "a.ogg"])
+def test_a_thousand_segments_need_one_look_at_the_whole_file(tmp_path, monkeypatch, name):
+    looks = []
+
+    def look(path):
+        looks.append(path)
+        return mp3_frames(path) if name == "a.mp3" else False
+
+    mp3_frames = containers.walk_frames
+    monkeypatch.setattr(containers, "walk_frames", look)
+    monkeypatch.setattr(containers, "_is_chained", look)
+    path = write(tmp_path / name, speechlike(64_000) / 32768)
+    for start in (0.5, 1.5, 2.5):
+        decode(path, start=start, end=start + 0.5)
+    assert looks == [path]
+    write(path, speechlike(80_000) / 32768)  # and another where the file is another
+    assert decode(path, start=4.0).num_samples == 16_000
+    assert looks == [path, path]
+
+
 def test_a_segment_of_what_can_only_be_read_from_its_start(tmp_path):
     path = write(tmp_path / "a.wav", speechlike(64_000), subtype="GSM610")
     whole = decode(path).waveform
