@@ -279,7 +279,7 @@ def columns_of(source: Path, header: list[str], columns: Mapping[str, str]) -> d
             if field not in taken and found is not None and found not in taken.values():
                 taken[field] = found
     if "path" not in taken:
-        msg = f"{source}: no column for the path among {', '.join(header)}. Say which one it is."
+        msg = f"{source}: no column for the path among {', '.join(header)}. Say which one it is, or name it in the first line."
         raise ManifestError(msg)
     if twice := [column for column in taken.values() if header.count(column) > 1]:
         msg = f"{source}: {header.count(twice[0])} columns named {twice[0]!r}. Give them names of their own."
