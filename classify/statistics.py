@@ -173,7 +173,7 @@ def exchange_test(
     for start in range(0, len(signs), at_once):
         scores, noise = (signs[start : start + at_once] @ rows.T for rows in (shares, equal))
         counts[0] += np.count_nonzero(
-            np.abs(scores[:, first] - scores[:, second]) >= np.abs(observed), axis=0
+            np.abs(scores[:, first] - scores[:, second]) >= np.abs(observed) - rounding, axis=0
         )
         largest = np.maximum.accumulate(noise[:, first] - noise[:, second], axis=1)
         counts[1] += np.count_nonzero(largest >= observed - rounding, axis=0)

@@ -149,6 +149,17 @@ def test_exchanges_of_two_rows_are_scipys_permutation_test():
         assert p_values[0, 1] == pytest.approx(theirs.pvalue)
 
 
+@pytest.mark.parametrize("num_utterances", [7, 84, 535])
+def test_exchanges_that_do_as_well_as_the_observed_one_count_whatever_their_rounding(num_utterances):
+    right = np.random.default_rng(num_utterances).integers(0, 15, (40, 2, 7))
+    for first, second in right:
+        gap = first - second  # whole numbers: equal sums are equal
+        flips = np.array(list(itertools.product([1, -1], repeat=7)))
+        expected = np.mean(abs(flips @ gap) >= abs(gap.sum()))
+        for p_values in exchange_test(np.stack([first, second]) / num_utterances, np.arange(2)):
+            assert p_values[0, 1] == p_values[1, 0] == pytest.approx(expected)
+
+
 def test_random_exchanges_come_close_to_all_of_them():
     generator = np.random.default_rng(0)
     shares, numbers = generator.normal([[0.5], [0.6], [0.7], [1.3]], 0.5, (4, 11)), np.arange(4)
