@@ -9,7 +9,7 @@ import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cache.schema import Utterance
@@ -20,6 +20,25 @@ from sslfeat.corpus import Corpus, CorpusError, Fields
 __all__ = ["CORPORA", "Corpus", "CorpusError", "CorpusListing", "audio_files", "guess_corpus", "read_corpus"]
 
 NUM_EXAMPLES = 3
+# Of an utterance in several formats the first is read: what nothing was lost in, then by what it costs to decode.
+FORMATS = (
+    *(".wav", ".wave", ".flac", ".aiff", ".aif", ".aifc", ".w64", ".caf", ".au", ".sph"),
+    *(
+        ".opus",
+        ".ogg",
+        ".oga",
+        ".mp3",
+        ".m4a",
+        ".m4b",
+        ".mka",
+        ".webm",
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".3gp",
+    ),
+)
 
 SEXES = {
     **dict.fromkeys(("f", "female", "woman", "w"), "female"),
@@ -124,6 +143,11 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
         listed = frozenset(name for name, code in annotations.listed.items() if code in entry.labels)
         if left_out := len(completed) - len(named):
             notes.append(f"{_files(left_out)} left out, {annotations.left_out}.")
+    if again := _in_other_formats(entry, named):
+        named = {path: fields for path, fields in named.items() if path not in again}
+        notes.append(
+            f"{_files(len(again))} skipped, the same names in another format: {_examples(sorted(again))}."
+        )
     published = frozenset(entry.names()) if entry.names else None
     taken: set[str] = set()
     seen: Counter[str] = Counter()
@@ -257,6 +281,21 @@ def _match(entry: Corpus, path: str) -> Fields | None:
     if match is None:
         return None
     return {"stem": name.rpartition("/")[2]} | {key: value or "" for key, value in match.groupdict().items()}
+
+
+def _in_other_formats(entry: Corpus, named: Mapping[str, Fields]) -> set[str]:
+    """Return the files whose utterance is there in a better format, as CREMA-D comes with AudioWAV and AudioMP3."""
+    ranks = {path: _rank(path) for path in named}
+    names = {path: entry.name.format(**fields) for path, fields in named.items()}
+    best: dict[str, int] = {}
+    for path, name in names.items():
+        best[name] = min(ranks[path], best.get(name, len(FORMATS)))
+    return {path for path, name in names.items() if ranks[path] > best[name]}
+
+
+def _rank(path: str) -> int:
+    suffix = path[path.rindex(".") :].lower()
+    return FORMATS.index(suffix) if suffix in FORMATS else len(FORMATS)
 
 
 def _utterance(entry: Corpus, identity: str, path: str, fields: Fields) -> Utterance:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sslfeat.corpora import CORPORA, CorpusError, audio_files, guess_corpus, read_corpus
+from sslfeat.containers import AUDIO_SUFFIXES
+from sslfeat.corpora import CORPORA, FORMATS, CorpusError, audio_files, guess_corpus, read_corpus
 
 EMODB = Path(__file__).parents[2].parent / "shared/corpora/emodb/wav"
 
@@ -174,13 +175,42 @@ def test_the_kaggle_copy_of_ravdess_keeps_every_file(tmp_path):
     assert not listing.is_complete
 
 
-def test_a_name_kept_as_two_formats_gets_two_ids(tmp_path):
-    plant(tmp_path, ["a/DC_a01.wav", "b/DC_a01.flac", "b/DC_a01.wav"])
+def test_files_of_one_name_and_format_get_ids_of_their_own(tmp_path):
+    plant(tmp_path, ["a/DC_a01.wav", "b/DC_a01.WAV", "b/DC_a01.wav"])
     assert {u.id: u.path for u in read_corpus(tmp_path).utterances} == {
         "savee/DC_a01": "a/DC_a01.wav",
-        "savee/b/DC_a01": "b/DC_a01.flac",
+        "savee/b/DC_a01": "b/DC_a01.WAV",
         "savee/b/DC_a01.wav": "b/DC_a01.wav",
     }
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "read"),
+    [
+        (("mp3", "wav"), "wav"),
+        (("flac", "mp3"), "flac"),
+        (("mp4", "wma", "ogg"), "ogg"),
+        (("wma", "mp4"), "mp4"),
+    ],
+)
+def test_an_utterance_in_several_formats_is_one(tmp_path, suffixes, read):
+    """CREMA-D is released as AudioWAV and AudioMP3: samples differ, and no hash would tell that they are copies."""
+    stems = ("1001_DFA_ANG_XX", "1002_IEO_HAP_HI")
+    plant(tmp_path, [f"{suffix}/{stem}.{suffix}" for suffix in suffixes for stem in stems])
+    plant(tmp_path, ["only/1003_IEO_HAP_HI.mp3"])
+    listing = read_corpus(tmp_path, "crema-d")
+    assert [(u.id, u.path) for u in listing.utterances] == [
+        *((f"crema-d/{stem}", f"{read}/{stem}.{read}") for stem in stems),
+        ("crema-d/1003_IEO_HAP_HI", "only/1003_IEO_HAP_HI.mp3"),
+    ]
+    assert (listing.repeated, listing.unexpected) == ([], [])
+    assert listing.notes[0].startswith(
+        f"{2 * len(suffixes) - 2} files skipped, the same names in another format: "
+    )
+
+
+def test_every_suffix_that_is_read_has_a_rank():
+    assert sorted(FORMATS) == sorted(AUDIO_SUFFIXES)
 
 
 def test_songs_and_impossible_names_are_no_ravdess_speech(tmp_path):
