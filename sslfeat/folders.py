@@ -56,13 +56,12 @@ def read_pattern(corpus_dir: str | Path, pattern: str, *, corpus: str = "") -> C
     if not utterances:
         msg = f"{root}: no file fits {pattern!r}. The names look like {', '.join(unexpected[:3])}."
         raise ManifestError(msg)
-    _tell_apart(utterances)
     notes = []
     if unexpected:
         notes.append(
             f"{len(unexpected)} files skipped, they don't fit {pattern!r}: {', '.join(unexpected[:3])}."
         )
-    return listing_of(root, root, name, utterances, notes, unexpected)
+    return _told_apart(listing_of(root, root, name, utterances, notes, unexpected))
 
 
 def read_labelled_folders(corpus_dir: str | Path, *, corpus: str = "") -> CorpusListing:
@@ -84,13 +83,12 @@ def read_labelled_folders(corpus_dir: str | Path, *, corpus: str = "") -> Corpus
         msg = f"{root}: its audio lies in no subfolder, and those are to name the labels. Give the folder above."
         raise ManifestError(msg)
     utterances = [_named(name, path, {"label": path.split("/")[-2]}) for path in within]
-    _tell_apart(utterances)
     notes = (
         [f"{len(unexpected)} files skipped, they lie in no subfolder: {', '.join(unexpected[:3])}."]
         if unexpected
         else []
     )
-    return listing_of(root, root, name, utterances, notes, unexpected)
+    return _told_apart(listing_of(root, root, name, utterances, notes, unexpected))
 
 
 def read_kaldi(data_dir: str | Path, *, root: str | Path | None = None, corpus: str = "") -> CorpusListing:
@@ -198,14 +196,25 @@ def _named(name: str, path: str, fields: Mapping[str, str]) -> Utterance:
     )
 
 
-def _tell_apart(utterances: list[Utterance]) -> None:
-    """Give those whose paths differ in their suffix alone ids with it, but for the first of them."""
+def _told_apart(listing: CorpusListing) -> CorpusListing:
+    """Give those whose paths differ in their suffix alone ids with it, but for the first of them, and tell of them."""
     taken = set[str]()
-    for index, utterance in enumerate(utterances):
+    utterances, repeated = list[Utterance](), list[str]()
+    for utterance in listing.utterances:
         if utterance.id in taken:
-            suffix = Path(utterance.path).suffix
-            utterances[index] = dataclasses.replace(utterance, id=utterance.id + suffix)
-        taken.add(utterances[index].id)
+            repeated.append(utterance.path)
+            utterance = dataclasses.replace(utterance, id=utterance.id + Path(utterance.path).suffix)
+        taken.add(utterance.id)
+        utterances.append(utterance)
+    if not repeated:
+        return listing
+    note = (
+        f"{len(repeated)} files named like another one but for their suffix: {', '.join(repeated[:3])}. Each counts as an "
+        "utterance; keep one of them."
+    )
+    return dataclasses.replace(
+        listing, utterances=utterances, repeated=repeated, notes=[*listing.notes, note], is_complete=False
+    )
 
 
 def _pairs(path: Path, *, needed: bool = True, bare: bool = False) -> dict[str, str]:

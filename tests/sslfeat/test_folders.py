@@ -103,6 +103,11 @@ def test_one_stem_with_two_suffixes_is_two_utterances(tmp_path):
         read_pattern(tmp_path, "{label}/*", corpus="own"),
     ):
         assert {one.id: one.path for one in listing.utterances} == expected
+        assert (listing.repeated, listing.is_complete) == (["sad/1.mp3", "sad/1.wav"], False)
+        assert listing.notes == [
+            "2 files named like another one but for their suffix: sad/1.mp3, sad/1.wav. Each counts as an utterance; keep "
+            "one of them."
+        ]
 
 
 def test_folders_that_name_no_label(tmp_path):
