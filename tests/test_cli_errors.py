@@ -38,7 +38,7 @@ def test_a_folder_that_is_no_corpus(fails, command, corpus_dir, tmp_path):
         tmp_path / "missing": r"no such folder\.",
         tmp_path / "empty": r"no audio in it \(.*\.wav.*\)\. Give the folder that holds the corpus\.",
         tmp_path / "notes": r"no audio in it ",
-        one: r"a file, and a corpus is a folder\. Give the folder that holds its audio\.",
+        one: r"a file, and a corpus is a folder\. Give the folder that holds its audio, or a table of it as manifest\.",
     }.items():
         fails(command, folder, *output, match=f"{re.escape(str(folder))}: {match}")
     wrong = r"no file named as in ravdess \(Actor_01/.*\)\. The names look like 03a\d\d.*\. They fit emodb\."
@@ -58,7 +58,7 @@ def test_no_corpus_at_all_is_a_usage_error(fails, tmp_path):
 
 
 def test_an_unknown_corpus_names_those_there_are(fails, corpus_dir, tmp_path):
-    match = r"no corpus 'emo'; known are emodb, ravdess, shemo, savee, aesdd, .*\."
+    match = r"no corpus 'emo', the nearest is 'nemo'; known are emodb, ravdess, shemo, savee, aesdd, .*\."
     fails("corpora", "emo", match=match, status=2)
     fails("extract", corpus_dir, "--corpus", "emo", "-o", tmp_path / "out.h5", match=match)
 
