@@ -174,7 +174,11 @@ def iemocap(root: Path) -> Annotations:
         speaker = fields["session"] + fields["sex"]
         return fields | {"label": label, "speaker": speaker, "session": f"{int(fields['session'])}"}
 
-    return Annotations(complete=complete, listed=labels, left_out="the raters agreed on no label or the tables have none of theirs")
+    return Annotations(
+        complete=complete,
+        listed=labels,
+        left_out="the raters agreed on no label or the tables have none of theirs",
+    )
 
 
 def msp_podcast(root: Path) -> Annotations:

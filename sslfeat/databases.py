@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslfeat.corpora import CorpusListing
+from sslfeat.corpora import CorpusListing, nearest_of
 from sslfeat.manifest import COLUMNS, columns_of, listing_of, utterances_of
 from sslfeat.values import ManifestError
 
@@ -69,7 +69,11 @@ def read_audformat(
         msg = f"{root}: no table {absent[0]!r} with a column {label!r}; tables are {', '.join(db.tables)}."
         raise ManifestError(msg)
     if not chosen:
-        msg = f"{root}: no table has a column {label!r}. Say which column holds the label."
+        columns = sorted({column for name in db.tables for column in db[name].columns})
+        msg = (
+            f"{root}: no table has a column {label!r}{nearest_of(label, columns)}; columns are {', '.join(columns)}. Say which "
+            "one holds the label."
+        )
         raise ManifestError(msg)
     speakers, sexes = _speakers(db)
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
@@ -178,7 +182,7 @@ def read_dataset(
         raise ManifestError(msg) from error
     splits = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     rows: list[tuple[int, Sequence[str]]] = []
-    taken: dict[str, str] = {}
+    notes: dict[str, None] = {}  # one for each way that the splits name their columns
     for split, part in splits.items():
         if split and not re.fullmatch(r"\w[\w.-]*", split):  # its audio goes into a folder of that name
             msg = f"{source}: a split is named by letters and digits. Got {split!r} instead."
@@ -188,6 +192,7 @@ def read_dataset(
             msg = f"{source}: no column is audio; its columns are {', '.join(part.features)}."
             raise ManifestError(msg)
         taken = columns_of(source, list(part.features), {**(columns or {}), "path": audio})
+        notes[f"Columns: {', '.join(f'{field} from {column!r}' for field, column in taken.items())}."] = None
         classes = {
             name: kind.names for name, kind in part.features.items() if isinstance(kind, datasets.ClassLabel)
         }
@@ -200,8 +205,7 @@ def read_dataset(
             rows.append((number, [words.get(field, "") for field in COLUMNS]))
     name = corpus or source.resolve().name
     utterances = utterances_of(source, rows, name)
-    notes = ["Columns: " + ", ".join(f"{field} from {column!r}" for field, column in taken.items()) + "."]
-    return listing_of(source, root, name, utterances, notes)
+    return listing_of(source, root, name, utterances, list(notes))
 
 
 def _library(name: str, source: Path) -> Any:

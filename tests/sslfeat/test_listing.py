@@ -95,6 +95,11 @@ def test_an_audformat_database_and_its_label_column(tmp_path):
     assert list_corpus(db, corpus="own", columns={"label": "speaker"}).utterances[0].label == "3"
     with pytest.raises(RequestError, match=r"only the column of the label can be set\. Got 'speaker'"):
         list_corpus(db, columns={"speaker": "emotion"})
+    message = (
+        r"no table has a column 'emotoin', the nearest is 'emotion'; columns are emotion, speaker\. Say which"
+    )
+    with pytest.raises(CorpusError, match=message):
+        list_corpus(db, columns={"label": "emotoin"})
 
 
 def test_a_known_corpus_released_as_an_audformat_database_is_that_corpus(tmp_path):
@@ -121,6 +126,21 @@ def test_a_hugging_face_dataset_keeps_its_audio_beside_it_or_where_it_is_told(tm
     told = list_corpus(saved, export_dir=tmp_path / "elsewhere", columns={"text": "speaker_id"})
     assert told.root == tmp_path / "elsewhere"
     assert told.utterances[0].text == "x"
+
+
+def test_splits_that_call_their_columns_otherwise_are_told_one_by_one(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_from_disk(str(dataset(tmp_path, ("train", "test"))))
+    loaded["test"] = loaded["test"].rename_column("emotion", "label").remove_columns("speaker_id")
+    loaded.save_to_disk(str(tmp_path / "renamed"))
+    listing = list_corpus(tmp_path / "renamed")
+    assert listing.notes[1:3] == [
+        "Columns: path from 'audio', label from 'emotion', speaker from 'speaker_id'.",
+        "Columns: path from 'audio', label from 'label'.",
+    ]
+    assert {(u.split, u.label) for u in listing.utterances} == {
+        (split, label) for split in ("train", "test") for label in ("anger", "neutral")
+    }
 
 
 # --- requests that are none ---
