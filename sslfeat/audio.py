@@ -158,7 +158,12 @@ def decode(
         msg = f"{path}: no audio in it (0 samples). Fetch it again or leave it out."
         raise AudioError(msg)
     if high - low <= SILENCE:
+        taken = "the mean of its channels" if channel == "mean" else f"channel {channel}"
         msg = f"{path}: silent ({num_samples / rate:.2f} s without a change). Fetch it again or leave it out."
+        if num_channels > 1 and peak > max(abs(low), abs(high)) + SILENCE:
+            msg = (
+                f"{path}: silent in {taken}, though not in all of its {num_channels}. Choose another channel."
+            )
         raise AudioError(msg)
     pieces.append(resample(None))
     length += len(pieces[-1])

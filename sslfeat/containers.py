@@ -60,6 +60,9 @@ _PROMISE = re.compile(
     r"^\s*(?:data|SSND|Data Size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
 _UNKNOWN_SIZE = 0x7FFFF000
+# Where it finds nothing that it knows behind the audio: a recorder that crashed leaves a size that the audio outgrew.
+_OUTGROWN = re.compile(r"Unknown chunk marker \(\w+\) at position (\d+)")
+_MOST_OUTGROWN = 0.1  # of the file
 _UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile's word for a FLAC written to a pipe
 # The formats of which it shows whether they were cut short. libsndfile reads a dozen more, to whatever end it finds.
 _FORMATS = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST"))
@@ -153,6 +156,11 @@ def _open_soundfile(path: Path, start: float, end: float) -> Iterator[Stream]:
             raise AudioError(msg)
         if _is_cut_short(path, file):
             msg = f"{path}: truncated, its header promises more than the file holds. Fetch it again."
+            raise AudioError(msg)
+        if (end_of_audio := _OUTGROWN.search(file.extra_info)) and (
+            int(end_of_audio[1]) < (1 - _MOST_OUTGROWN) * path.stat().st_size
+        ):
+            msg = f"{path}: its header promises less than the file holds, and what follows is none of its parts. Export it again."
             raise AudioError(msg)
         if file.format == "OGG" and _once(_is_chained, path):
             msg = f"{path}: several recordings one after another, of which one would be read. Convert it to wav or flac."

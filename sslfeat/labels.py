@@ -1,6 +1,7 @@
 """One vocabulary of emotions for all corpora: lower-case nouns, and the words that mean each of them."""
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 
@@ -24,16 +25,17 @@ LABELS: Mapping[str, tuple[str, ...]] = {
     "other": ("oth",),
     "sadness": ("sad", "trauer", "tristezza", "tristesse", "tristeza", "伤心"),
     "surprise": (
-        "surprised", "sur", "pleasant surprise", "pleasant surprised", "pleasant_surprise", "ps", "sorpresa",
-        "惊喜", "überraschung",
+        "surprised", "sur", "pleasant surprise", "pleasant surprised", "ps", "sorpresa", "惊喜", "überraschung",
     ),
 }  # fmt: skip
-_NOUNS = {word: noun for noun, words in LABELS.items() for word in (noun, *words)}
 
 
 def _plain(word: str) -> str:
     """Return a word without case and edges, its accents as one character each: macOS file names take them apart."""
-    return unicodedata.normalize("NFC", word).strip().lower()
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", word)).strip().lower()
+
+
+_NOUNS = {_plain(word): noun for noun, words in LABELS.items() for word in (noun, *words)}
 
 
 def harmonise(word: str) -> str:

@@ -116,6 +116,17 @@ def test_chunks_before_the_data_and_an_odd_one_are_stepped_over(tmp_path, wav):
     np.testing.assert_array_equal(decode(other).waveform, decode(wav).waveform)
 
 
+def test_a_wav_that_outgrew_its_header_is_not_read_in_part(tmp_path, wav):
+    """As a recorder leaves it that crashed after it wrote a size; a little that nobody knows at the end is none."""
+    raw = bytearray(wav.read_bytes())
+    raw[40:44] = struct.pack("<I", 12_000)
+    (tmp_path / "b.wav").write_bytes(raw)
+    with pytest.raises(AudioError, match=r"b\.wav: its header promises less than the file holds"):
+        decode(tmp_path / "b.wav")
+    (tmp_path / "c.wav").write_bytes(wav.read_bytes() + b"\xff" * 999)
+    np.testing.assert_array_equal(decode(tmp_path / "c.wav").waveform, decode(wav).waveform)
+
+
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
 def test_a_wav_written_to_a_pipe_promises_no_length(tmp_path, wav, size):
     raw = bytearray(wav.read_bytes())
@@ -540,9 +551,21 @@ def test_silence_is_a_constant_within_one_16_bit_step(tmp_path, level):
 def test_channels_that_cancel_are_silent_together_and_not_alone(tmp_path):
     samples = speechlike(16_000)
     path = write(tmp_path / "a.wav", np.hstack([samples, -samples]))
-    with pytest.raises(AudioError, match="silent"):
+    with pytest.raises(
+        AudioError, match=r"silent in the mean of its channels, though not in all of its 2\. Choose another"
+    ):
         decode(path)
     assert decode(path, channel=0).peak > 0
+
+
+def test_a_silent_channel_beside_a_voice_is_told(tmp_path):
+    samples = speechlike(16_000)
+    path = write(tmp_path / "a.wav", np.hstack([samples, np.zeros_like(samples)]))
+    with pytest.raises(AudioError, match=r"silent in channel 1, though not in all of its 2"):
+        decode(path, channel=1)
+    quiet = write(tmp_path / "b.wav", np.zeros((16_000, 2), np.int16))
+    with pytest.raises(AudioError, match=r"silent \(1\.00 s without a change\)"):
+        decode(quiet)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

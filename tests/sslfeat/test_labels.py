@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,18 @@ def test_a_letter_that_is_missing_still_finds_the_noun(noun, data):
 
 def test_accents_taken_apart_are_the_same_word():
     assert harmonise("De\u0301gou\u0302t") == harmonise("D\u00e9go\u00fbt") == "disgust"
+
+
+@pytest.mark.parametrize("word", ["pleasant_surprised", "Pleasant-Surprise", " pleasant  surprise"])
+def test_words_are_joined_by_whatever_a_folder_allows(word):
+    assert harmonise(word) == "surprise"
+
+
+@pytest.mark.parametrize(
+    "word", ["hapy", "angryy", "neutrality", "fearless", "unhappy", "not angry", "0", "sadd"]
+)
+def test_no_word_becomes_a_noun_by_chance(word):
+    assert harmonise(word) == ""
 
 
 def test_unknown_labels_come_once_each():
