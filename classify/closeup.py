@@ -110,7 +110,7 @@ def sexes_figure(comparison: Comparison) -> str:
         "sexes",
         "Women and men",
         svg,
-        "Balanced accuracy over the group's utterances; the worst group is marked.",
+        "Balanced accuracy over the group's utterances, counted in small; the lowest is marked.",
     )
 
 
@@ -123,6 +123,6 @@ def reliability_figure(comparison: Comparison) -> str:
         "reliability",
         "How sure, and how often right",
         reliability(best.calibration, row_title(comparison, best)),
-        "Bars: share of right answers by the probability of the predicted emotion; dots: its mean in each bin. On the "
-        "dashed line probabilities can be taken at their word, below it they promise too much. Grey: how many.",
+        "Bars: share of right answers by the probability of the predicted emotion, in bins; dots: at the mean probability "
+        "of a bin. On the dashed line probabilities can be taken at their word, below it they promise too much. Grey: how many.",
     )

@@ -253,7 +253,7 @@ def dots(
     kinds: Sequence[int] | None = None,
     details: Sequence[str] | None = None,
 ) -> str:
-    """Return one score per name on a common scale from 0 to 1, the lowest one marked.
+    """Return one score per name on a common scale from 0 to 1, the lowest marked.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ def dots(
     right, top = WIDTH - 52.0, 46.0
     bottom = top + step * len(names)
     known = [score for score in scores if score is not None]
-    lowest = min(known, default=None)
+    lowest, highest = min(known, default=0.0), max(known, default=0.0)
 
     def x(score: float) -> float:
         return left + (right - left) * score
@@ -295,7 +295,8 @@ def dots(
         middle = top + step * (i + 0.5)
         place = 0.0 if score is None else score
         kind = kinds[i] if kinds else 0
-        low = " lowest" if score is not None and score == lowest and len(known) > 1 else ""
+        # Equal shares can be summed in another order.
+        low = " lowest" if score is not None and score - lowest < 1e-9 < highest - lowest else ""
         absent = " absent" if score is None else ""
         flip = " flip" if place > 0.5 else ""
         body.append(

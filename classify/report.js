@@ -40,6 +40,7 @@ function showDots(kind, scores, mean) {
   const place = (score) => (left + (Number(svg.dataset.right) - left) * score).toFixed(1);
   const known = scores.filter((score) => score !== null);
   const lowest = Math.min(...known);
+  const apart = Math.max(...known) - lowest > 1e-9;  // equal shares can be summed in another order
   for (const dot of all("[data-dot]", svg)) {
     const score = scores[dot.dataset.dot];
     const x = place(score ?? 0);
@@ -48,7 +49,7 @@ function showDots(kind, scores, mean) {
     one(".head", dot).setAttribute("transform", `translate(${x} ${y})`);
     dot.lastElementChild.textContent = score === null ? "none" : percent(score);
     dot.classList.toggle("absent", score === null);
-    dot.classList.toggle("lowest", score === lowest && known.length > 1);
+    dot.classList.toggle("lowest", score !== null && apart && score - lowest < 1e-9);
     dot.classList.toggle("flip", score > 0.5);
   }
   one(".mean", svg).setAttribute("transform", `translate(${place(mean)} 0)`);

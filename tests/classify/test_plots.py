@@ -215,9 +215,20 @@ def test_dots_stand_at_their_scores_and_the_lowest_is_said():
     assert "all 75.0" in texts(svg)
 
 
-def test_one_alone_is_not_the_lowest():
-    [dot] = classed(parse(dots(["a"], [0.5], 0.5, what="speakers", name="a row")), "dot")
-    assert "lowest" not in dot.get("class").split()
+@pytest.mark.parametrize(
+    ("scores", "lowest"),
+    [
+        ([0.5], []),
+        ([0.3, 0.1 + 0.2], []),  # equal but for their last digit
+        ([0.9, 0.3, 0.1 + 0.2], ["b", "c"]),
+        ([0.5, 0.5, None], []),
+    ],
+)
+def test_one_alone_or_among_equals_is_not_the_lowest(scores, lowest):
+    names = "abc"[: len(scores)]
+    svg = parse(dots(names, scores, 0.5, what="speakers", name="a row"))
+    shown = zip(names, classed(svg, "dot"), strict=True)
+    assert [name for name, dot in shown if "lowest" in dot.get("class").split()] == lowest
 
 
 def test_a_figures_title_may_lose_words_but_no_marks(emodb_comparison):
