@@ -18,7 +18,7 @@ from classify.closeup import (
 )
 from classify.diagrams import learnt_weights, scatter
 from classify.markup import facts_html, figure_html, list_html, mark_html, safe, safe_json
-from classify.plots import MAX_BANDS, confusion_matrix, layer_curves, row_title, score_range, whisker
+from classify.plots import confusion_matrix, layer_curves, row_title, score_range, whisker
 from classify.results import Comparison, Folds, Result
 from classify.tables import (
     DIFFERENCE_COLUMNS,
@@ -60,7 +60,6 @@ def render_page(comparison: Comparison) -> str:
         "table": _table(comparison),
         "downloads": _downloads(comparison),
         "notes": _notes(comparison),
-        "layers_lead": safe(_layers_lead(comparison)),
         "layers": _layers(comparison),
         "weights": _weights(comparison),
         "map_link": '<a href="#map">Utterances</a>' if comparison.projection else "",
@@ -224,8 +223,9 @@ def _notes(comparison: Comparison) -> str:
 def _differences(comparison: Comparison) -> str:
     if not comparison.differences:
         return ""
-    rival, *numbers = map(_capital, DIFFERENCE_COLUMNS)
-    head = f'<th scope="col">{rival}</th>' + "".join(
+    rival, difference, *p_values = DIFFERENCE_COLUMNS
+    numbers = [_capital(difference), *p_values]
+    head = f'<th scope="col">{_capital(rival)}</th>' + "".join(
         f'<th scope="col" class="number">{name}</th>' for name in numbers
     )
     rows = "\n".join(
@@ -238,15 +238,6 @@ def _differences(comparison: Comparison) -> str:
         f'<h3>Differences</h3><p class="lead">{safe(differences_said(comparison))}</p>'
         '<div class="scroll" role="region" aria-label="Table of differences, scrollable" tabindex="0">'
         f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>"
-    )
-
-
-def _layers_lead(comparison: Comparison) -> str:
-    many = len({result.method for result in comparison.results}) > MAX_BANDS
-    return (
-        f"Balanced accuracy of each layer; {'the bar at the best one is its' if many else 'the bands are'} 95 % "
-        f"{'interval' if many else 'intervals'} over speakers. Layer 0 is the input of the first transformer block, "
-        "layer k the output of block k. A layer picked from these curves is picked on test data."
     )
 
 

@@ -109,6 +109,8 @@ def test_differences_stand_in_a_table_of_their_own(hostile_comparison, page):
     [row] = region.one("tbody").all("tr")
     assert row.one("th").text == title(comparison, comparison.results[3])
     assert [cell.text for cell in row.all("td")] == ["5.0", "0.0400", "0.3000"]
+    heads = [cell.text for cell in region.one("thead").all("th")]
+    assert heads == ["Rival", "Difference, points", "p, corrected", "p of the t test"]  # p is no capital
     assert not list(page.all("div", **{"aria-label": "Table of differences, scrollable"}))
 
 
@@ -228,6 +230,8 @@ def test_there_is_a_curve_for_each_encoder_classifier_and_protocol(page):
         for cache in ("emodb-wav2vec2", "emodb-hubert")
     ]
     assert [len(list(figure.all("polyline", class_="curve"))) for figure in figures] == [2] * 4
+    # Whether a figure has bands depends on its own curves, so the one sentence on all of them holds for both.
+    assert "bands and bars are 95 % intervals over speakers" in page.one("section", id="layers").text
 
 
 def test_protocols_notes_choices_warnings_command_and_versions_are_said(small_comparison):
