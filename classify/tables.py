@@ -31,7 +31,12 @@ _LATEX = str.maketrans(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
         **{character: "\\" + character for character in "&%$#_{}"},
+        # At the start of a row they would be arguments of the end of the one before.
+        **{character: f"{{{character}}}" for character in "[*"},
     }
 )
 _MARKDOWN = str.maketrans(
@@ -279,7 +284,7 @@ def differences_said(comparison: Comparison) -> str:
     best = title(comparison, comparison.results[comparison.differences[0].first])
     return (
         f"Balanced accuracy of {best} less that of its rivals. The first p value is of a permutation test over speakers, "
-        "corrected for picking the best rows; the second of the corrected resampled t test over folds, which is not."
+        "and pays for picking the best rows; the second, of the corrected resampled t test over folds, doesn't."
     )
 
 

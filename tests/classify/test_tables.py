@@ -349,8 +349,10 @@ def test_latex_sets_hostile_names_as_they_stand(hostile_comparison):
     assert {len(latex_cells(line)) for line in body} == {8}
     for line in body:
         # Every command is ours.
-        assert set(re.findall(r"\\([a-zA-Z]+)", line)) <= {"textbf", "scriptsize"}
+        assert set(re.findall(r"\\([a-zA-Z]+)", line)) <= {"textbf", "scriptsize", "textless", "textgreater"}
         assert not re.search(r"(?<!\\)[#$%_^~]", line)
+    # Bare, the first two would be arguments of the row end before them, and the others other characters.
+    assert latex_escape("[2pt] *<|>") == r"{[}2pt] {*}\textless{}\textbar{}\textgreater{}"
 
 
 def test_markdown_shows_every_row_and_the_best_rows_confusions(emodb_comparison):
