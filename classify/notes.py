@@ -64,9 +64,13 @@ def _optimism(
         100 * (scores[(*row.system, row.layers, "paper")] - row.balanced_accuracy.value) for row in learnt
     ]
     mean = float(np.mean(gaps))
-    rows = f" in the mean over {len(gaps)} rows ({min(gaps):.1f} to {max(gaps):.1f})" if len(gaps) > 1 else ""
+    rows = (
+        f" in the mean over {len(gaps)} rows (single rows: {min(gaps):.1f} to {max(gaps):.1f})"
+        if len(gaps) > 1
+        else ""
+    )
     size = np.mean([len(fold.train) for fold in folds]) / ((1 - TEST_SIZE) * len(selection.targets))
-    meant = "that much is optimism"
+    meant = "about that much is optimism"
     if mean <= 0:
         meant = "no optimism shows"
     elif size < LIKE_SIZE:

@@ -217,7 +217,7 @@ def test_optimism_is_measured_and_marked(make_cache):
     assert gap > 10
     assert comparison.notes[-1] == (
         "Under paper, where test speakers may be in training too, balanced accuracy is "
-        f"{gap:.1f} points higher: that much is optimism."
+        f"{gap:.1f} points higher: about that much is optimism."
     )
 
 

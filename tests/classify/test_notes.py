@@ -38,8 +38,8 @@ def optimism(num_trained, rows):
 @pytest.mark.parametrize(
     ("num_trained", "pairs", "sentence"),
     [
-        (90, [(0.5, 0.607)], "10.7 points higher: that much is optimism."),
-        (80, [(0.5, 0.6), (0.4, 0.6)], "15.0 points higher in the mean over 2 rows (10.0 to 20.0): that much is optimism."),
+        (90, [(0.5, 0.607)], "10.7 points higher: about that much is optimism."),
+        (80, [(0.5, 0.6), (0.4, 0.6)], "15.0 points higher in the mean over 2 rows (single rows: 10.0 to 20.0): about that much is optimism."),
         (90, [(0.5, 0.475)], "2.5 points lower: no optimism shows."),
         (
             50,
@@ -56,5 +56,5 @@ def test_optimism_is_called_so_where_nothing_else_explains_it(num_trained, pairs
 def test_rows_are_paired_by_how_they_were_trained():
     tuned = [dataclasses.replace(row, tuned=True) for row in rows_of((0.4, 0.7))]
     assert optimism(90, [*rows_of((0.5, 0.6)), *tuned]) == (
-        "20.0 points higher in the mean over 2 rows (10.0 to 30.0): that much is optimism."
+        "20.0 points higher in the mean over 2 rows (single rows: 10.0 to 30.0): about that much is optimism."
     )
