@@ -154,13 +154,14 @@ def describe_features(cache: "FeatureCache | FusedCache") -> dict[str, Any]:
     if not isinstance(cache, FusedCache):
         return dict(json.loads(cache.spec.to_json()))
     specs = [member.spec for member in cache.members.values()]
+    sizes = [spec.hidden_size for spec in specs]
     return {
         "model_id": " + ".join(spec.model_id for spec in specs),
         "fusion": FUSIONS[cache.how],
         "members": list(cache.members),
         "layers": list(cache.layers),
         "pooling": list(cache.poolings),
-        "hidden_size": sum(spec.hidden_size for spec in specs),
+        "hidden_size": sum(sizes) if cache.how == "concatenate" else sizes,
     }
 
 

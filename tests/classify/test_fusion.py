@@ -150,6 +150,7 @@ def test_groups_reach_who_takes_them():
 def test_what_made_them_is_said_of_all_members(pair):
     facts = describe_features(fused_of(pair))
     assert facts["hidden_size"] == 24
+    assert describe_features(fused_of(pair, "average"))["hidden_size"] == [12, 12]
     assert facts["members"] == ["one", "two"]
     assert describe_features(pair[0])["weights_hash"] == f"{0:064x}"
     prints = {fused_of(pair).fingerprint, fused_of(pair, "average").fingerprint}
