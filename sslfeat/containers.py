@@ -107,7 +107,7 @@ def open_audio(path: Path, start: float, end: float) -> Iterator[Stream]:
             head = file.read(64)
     except FileNotFoundError:
         hint = ""
-        if any(other.exists() for other in respelt(path)):
+        if is_respelt(path):
             hint = " One whose accents are coded otherwise is there, as macOS writes them; rename it."
         msg = f"{path}: no such file.{hint}"
         raise AudioError(msg) from None
@@ -135,12 +135,12 @@ def open_audio(path: Path, start: float, end: float) -> Iterator[Stream]:
         yield stream
 
 
-def respelt(path: Path) -> list[Path]:
-    """Return the path with accents as characters of their own and as parts of their letters, where those differ from it."""
+def is_respelt(path: Path) -> bool:
+    """Return whether there is a file of that path if its accents are parts of their letters, or characters of their own."""
     if str(path).isascii():
-        return []
-    both = [Path(unicodedata.normalize("NFC", str(path))), Path(unicodedata.normalize("NFD", str(path)))]
-    return [other for other in both if other != path]
+        return False
+    # os.path's doesn't raise where a name gets too long.
+    return any(os.path.exists(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))  # noqa: PTH110
 
 
 @contextlib.contextmanager

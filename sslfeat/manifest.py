@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.schema import Utterance
-from sslfeat.containers import respelt
+from sslfeat.containers import is_respelt
 from sslfeat.corpora import CorpusListing, nearest_of
 from sslfeat.labels import harmonise, unknown_labels
 from sslfeat.values import MISSING, ManifestError, clean, facts_of, seconds_of
@@ -118,7 +118,7 @@ def listing_of(
         raise ManifestError(msg)
     step = 1 + (len(utterances) - 1) // NUM_SOUGHT
     sought = [root / utterance.path for utterance in utterances[::step]]
-    if not any(other.exists() for path in sought for other in (path, *respelt(path))):
+    if not any(os.path.exists(path) or is_respelt(path) for path in sought):  # noqa: PTH110 - a name may be too long
         msg = (
             f"{source}: none of {len(sought)} files that were looked for exists, as {sought[0]}. Give the folder they "
             "start from as root."

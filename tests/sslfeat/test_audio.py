@@ -523,6 +523,13 @@ def test_accents_as_macos_writes_them_are_told(tmp_path):
         decode(tmp_path / "th\u00e9.wav")
 
 
+def test_a_name_that_is_too_long_with_its_accents_apart(tmp_path):
+    with pytest.raises(AudioError, match=r"no such file\.$"):
+        decode(tmp_path / f"{120 * chr(233)}.wav")  # 244 bytes, and 364
+    with pytest.raises(AudioError, match=r"can't be opened \(File name too long\)"):
+        decode(tmp_path / f"{300 * 'a'}.wav")
+
+
 def test_a_damaged_flac(tmp_path):
     path = write(tmp_path / "a.flac", speechlike(64_000))
     raw = bytearray(path.read_bytes())

@@ -271,6 +271,8 @@ def test_unknown_labels_are_kept_and_told_with_the_nearest(write):
         ("own.tsv", 'path\tlabel\na.wav\tsad\n"b" c.wav\tsad\n', r"own\.tsv: line 3: no row of a table \(.*\)\. Look at its quotes"),
         ("own.csv", "path,start,end\na.wav,2,1\n", r"line 2: a segment must end after its start\. Got 2 to 1 seconds"),
         ("own.csv", "path,label\nz.wav,sad\n", r"own\.csv: none of 1 files that were looked for exists, as .*z\.wav.*as root"),
+        ("own.csv", f"path\n{300 * 'z'}.wav\n", r"own\.csv: none of 1 files that were looked for exists"),
+        ("own.csv", f"path\n{120 * chr(233)}.wav\n", r"own\.csv: none of 1 files that were looked for exists"),
         ("own.csv", 'path,label\n"a.wav,sad\n', r"own\.csv: line 2: no row of a table \(unexpected end of data\)"),
         ("own.jsonl", '{"path": "a.wav"}\n{"path"', r"own\.jsonl: line 2: no JSON"),
         ("own.jsonl", '["a.wav"]\n', r"own\.jsonl: line 1: a JSON object was expected\. Got a list"),
