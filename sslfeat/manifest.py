@@ -133,6 +133,9 @@ def listing_of(
         notes.append(f"{len(more)} more labels are unknown and kept as they are.")
     if words[""]:
         notes.append(f"{words['']} utterances have no label.")
+    unknown_speakers = sum(not utterance.speaker for utterance in utterances)
+    if 0 < unknown_speakers < len(utterances):
+        notes.append(f"{unknown_speakers} utterances have no speaker, and others have one.")
     return CorpusListing(
         name=name,
         guessed=False,

@@ -189,6 +189,13 @@ def test_words_for_a_missing_value_are_none_of_the_speakers_and_labels(write, wo
     assert listing.notes[-1] == "1 utterances have no label."
 
 
+def test_utterances_without_a_speaker_are_told_beside_others_that_have_one(write):
+    some = read_manifest(write("own.csv", "path,label,speaker\na.wav,sad,nan\nb.wav,sad,kim\nc.wav,sad,\n"))
+    assert some.notes[1:] == ["2 utterances have no speaker, and others have one."]
+    none = read_manifest(write("own.csv", "path,label,speaker\na.wav,sad,\nb.wav,sad,\n"))
+    assert none.notes[1:] == []
+
+
 def test_json_may_hold_no_number(write):
     (utterance,) = read_manifest(
         write("own.jsonl", '{"path": "a.wav", "speaker": NaN, "end": NaN}\n')
