@@ -318,13 +318,24 @@ def _utterance(entry: Corpus, identity: str, path: str, fields: Fields) -> Utter
 
 def _fits(paths: Sequence[str]) -> dict[str, int]:
     """Return how many of the paths fit each corpus, best first, without those that none fits."""
-    names = [path.rpartition(".")[0] for path in paths]
     counts = {
-        entry.key: sum(_search(entry, name) is not None for name in names)
+        entry.key: _count_fits(entry, paths)
         for entry in CORPORA.values()
         if not entry.variant_of or entry.pattern != CORPORA[entry.variant_of].pattern
     }
     return dict(sorted(((key, n) for key, n in counts.items() if n), key=lambda item: -item[1]))
+
+
+def _count_fits(entry: Corpus, paths: Sequence[str]) -> int:
+    """Return how many paths are named as in a corpus, and are of its files where those are known one by one.
+
+    RAVDESS's films fit the pattern of BanglaSER, where the same codes mean other emotions.
+    """
+    fits = [fields for path in paths if (fields := _match(entry, path)) is not None]
+    if not fits or entry.names is None:
+        return len(fits)
+    published = frozenset(entry.names())
+    return sum(entry.name.format(**fields) in published for fields in fits)
 
 
 def _fits_in_another_case(entry: Corpus, paths: Sequence[str]) -> bool:
@@ -361,7 +372,8 @@ def _guess(root: Path, paths: Sequence[str]) -> str:
 
 def _refuse_misfit(root: Path, entry: Corpus, paths: Sequence[str], num_read: int) -> None:
     """Raise where the names are another corpus's, or nobody's."""
-    better = [key for key, count in _fits(paths).items() if count > num_read and key != entry.family]
+    least = max(num_read, len(paths) // 2)
+    better = [key for key, count in _fits(paths).items() if count > least and key != entry.family]
     if num_read and not better:
         return
     came = f"{num_read} of {len(paths)} files" if num_read else "no file"

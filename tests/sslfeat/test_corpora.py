@@ -359,6 +359,24 @@ def test_audio_that_cannot_be_read_is_listed_all_the_same(tmp_path):
     assert audio_files(tmp_path) == ["03a01Fa.wma", "03a01Nc.SPH", "03a01Wa.3gp"]
 
 
+def test_films_of_ravdess_are_not_taken_for_banglaser(tmp_path):
+    """They fit its pattern, where 01 is happy and not neutral."""
+    films = [f"Actor_{name[-2:]}/01{name[2:]}.mp4" for name in CORPORA["ravdess"].names()]
+    plant(tmp_path, films)
+    with pytest.raises(
+        CorpusError, match=r"can't tell which corpus this is.*fit banglaser in \d+ of 1440 files only"
+    ):
+        read_corpus(tmp_path)
+    with pytest.raises(CorpusError, match=r"no file named as in ravdess .*\(1437 more\)\.$"):
+        read_corpus(tmp_path, "ravdess")
+
+
+def test_four_emotions_of_ravdess_are_told_from_those_of_banglaser_by_their_names(tmp_path):
+    plant(tmp_path, [name for name in ravdess_names() if name.split("/")[1][6:8] in ("01", "03", "04", "05")])
+    listing = read_corpus(tmp_path)
+    assert (listing.name, len(listing.utterances)) == ("ravdess", 672)
+
+
 def test_names_in_another_case_are_told(tmp_path):
     plant(tmp_path, ["03A01FA.WAV", "03A01NC.WAV"])
     with pytest.raises(
