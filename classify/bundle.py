@@ -1,20 +1,25 @@
 """A trained classifier together with all that it demands of its input, safe to load from a stranger."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import sklearn
 import skops.io
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import InconsistentVersionWarning
 
 from cache.schema import (
+    POOLINGS,
     SELECTION_FIELDS,
     FeatureSpec,
     SpecMismatchError,
@@ -27,6 +32,7 @@ from classify.probabilities import with_probabilities
 from classify.protocols import Fold
 from classify.results import Comparison, Result
 from classify.selection import select
+from classify.vetting import TRUSTED_TYPES, find_untrusted, make_sound
 
 if TYPE_CHECKING:
     from cache import FeatureCache
@@ -35,19 +41,6 @@ if TYPE_CHECKING:
 Features = NDArray[np.floating] | Sequence[NDArray[np.floating]]
 
 BUNDLE_FORMAT, BUNDLE_VERSION = "sslfeat-bundle", 1
-# What the menu's classifiers consist of, beyond the types that skops itself trusts.
-TRUSTED_TYPES = frozenset(
-    {
-        "classify.attentive.AttentiveClassifier",
-        "classify.discriminant.ShrunkDiscriminant",
-        "classify.probabilities.MarginCalibrator",
-        "classify.feedforward.FeedforwardClassifier",
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn.metrics._dist_metrics.EuclideanDistance64",
-        "sklearn.neighbors._kd_tree.KDTree",
-        "sklearn.tree._tree.Tree",
-    }
-)
 FACTS_NAME, ESTIMATOR_NAME = "bundle.json", "estimator.skops"
 
 
@@ -326,36 +319,81 @@ class Bundle:
         facts = _read_facts(directory)
         path = directory / ESTIMATOR_NAME
         try:
-            needed = skops.io.get_untrusted_types(file=path)
+            archive = _read_file(path)
+            named = find_untrusted(archive, trusted)
+            needed = skops.io.get_untrusted_types(data=archive)
         except Exception as error:  # a damaged file fails in too many ways to list
             msg = f"{path}: the classifier can't be read ({error})."
             raise BundleError(msg) from error
-        if unknown := sorted(set(needed) - TRUSTED_TYPES - set(trusted)):
+        if unknown := sorted({*named, *({*needed} - TRUSTED_TYPES - {*trusted})}):
             msg = (
                 f"{path}: the classifier is made of types that are not trusted: {', '.join(unknown)}. "
                 "Name each with trusted= (--trust) if you know where the bundle comes from."
             )
             raise BundleError(msg)
         try:
-            estimator = skops.io.load(path, trusted=needed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", InconsistentVersionWarning)  # told below
+                estimator = skops.io.loads(archive, trusted=needed)
             bundle = cls(
                 estimator=estimator,
                 spec=FeatureSpec.from_json(json.dumps(facts["spec"])),
                 layers=tuple(int(layer) for layer in facts["layers"]),
                 pooling=str(facts["pooling"]),
-                labels=tuple(facts["labels"]),
+                labels=tuple(map(str, facts["labels"])),
                 classifier=str(facts["classifier"]),
-                scores=facts["scores"],
-                versions=facts["versions"],
+                scores=dict(facts["scores"]),
+                versions=dict(facts["versions"]),
             )
             agrees = tuple(estimator.classes_) == bundle.labels
+            if agrees:
+                make_sound(estimator)
+                bundle._try()
         except Exception as error:
             msg = f"{directory}: the bundle can't be read ({error}); fit it again or copy it again."
             raise BundleError(msg) from error
         if not agrees:
             msg = f"{directory}: {FACTS_NAME} and {ESTIMATOR_NAME} have different labels; they are not of one bundle."
             raise BundleError(msg)
+        if (theirs := bundle.versions.get("scikit-learn")) != sklearn.__version__:
+            msg = f"{directory}: fitted with scikit-learn {theirs!r}; this is {sklearn.__version__}, and may answer otherwise."
+            warnings.warn(msg, stacklevel=2)
         return bundle
+
+    def _try(self) -> None:
+        """Ask for the label of one utterance, so that what can't be used is told before anything is done for it.
+
+        Raises
+        ------
+        ValueError
+            Where layers or statistics are none that the spec's encoder has, or the classifier takes others.
+        Exception
+            Whatever a classifier raises that is not as it was fitted.
+        """
+        sides = [] if self.takes_frames else self.pooling.split("+")
+        repeated = len(set(self.layers)) < len(self.layers) or len(set(sides)) < len(sides)
+        if repeated or not set(sides) <= set(POOLINGS):
+            msg = f"layers {self.layers} of pooling {self.pooling!r} are none that features can have"
+            raise ValueError(msg)
+        width = self.spec.hidden_size * len(self.layers) * max(1, len(sides))
+        taken = getattr(self.estimator, "n_features_in_", width)
+        if taken != width:
+            msg = f"its classifier takes {taken} numbers, and the features have {width}"
+            raise ValueError(msg)
+        rows: Features = np.zeros((1, width), np.float32)
+        if self.takes_frames:
+            rows = [np.zeros((2, width), np.float32)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            label, *shares = (
+                self.predict(rows),
+                *([self.predict_proba(rows)] if self.has_probabilities else []),
+            )
+        if not {*label.tolist()} <= {*self.labels} or any(
+            share.shape != (1, len(self.labels)) for share in shares
+        ):
+            msg = "its classifier gives other labels or probabilities than it says"
+            raise ValueError(msg)
 
 
 def why_not_kept(result: Result) -> str:
@@ -378,7 +416,7 @@ def best_kept(comparison: Comparison) -> Result | None:
 def _read_facts(directory: Path) -> dict[str, Any]:
     path = directory / FACTS_NAME
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(_read_file(path))
         name, version = facts["format"], facts["version"]
     except OSError as error:
         msg = (
@@ -396,6 +434,12 @@ def _read_facts(directory: Path) -> dict[str, Any]:
         msg = f"{path}: written by bundle version {version}; this release reads version {BUNDLE_VERSION}."
         raise BundleError(msg)
     return dict(facts)
+
+
+def _read_file(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and a device have no end
+        raise OSError(errno.EINVAL, "not a file")
+    return path.read_bytes()
 
 
 def _umask() -> int:

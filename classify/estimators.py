@@ -30,7 +30,7 @@ FACTORIES: dict[str, Factory] = {
     # Labels by margins, as probabilities are, and not by votes of pairs.
     "linear-svm": lambda _seed: _scaled(SVC(kernel="linear", break_ties=True)),
     "svm": lambda _seed: _scaled(SVC(break_ties=True)),
-    "knn": lambda _seed: _scaled(KNeighborsClassifier()),
+    "knn": lambda _seed: _scaled(KNeighborsClassifier(algorithm="brute")),
     "lda": lambda _seed: _scaled(ShrunkDiscriminant()),
     "qda": lambda _seed: _scaled(ShrunkDiscriminant(quadratic=True)),
     "ridge": lambda _seed: _scaled(RidgeClassifier(alpha=100.0)),

@@ -1,5 +1,6 @@
 import functools
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,9 +14,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 import classify.compare
 from cache import SpecMismatchError
-from classify.bundle import TRUSTED_TYPES, Bundle, BundleError, why_not_kept
-from classify.estimators import FACTORIES, FRAME_READERS, GRIDS, make_classifier
-from classify.probabilities import with_probabilities
+from classify.bundle import Bundle, BundleError, why_not_kept
+from classify.estimators import FACTORIES, GRIDS, make_classifier
 
 compare = functools.partial(classify.compare.compare, baselines=False)
 
@@ -70,19 +70,6 @@ def test_every_entry_of_the_menu_is_saved_and_loaded(cache, tmp_path, name):
             ValueError, match=f"probabilities need a classifier that has them. {name} has none"
         ):
             loaded.predict_proba(features)
-
-
-@pytest.mark.parametrize("width", [3, 40])
-def test_the_menu_needs_no_type_that_is_not_trusted_and_no_other_is(width):
-    rows = np.random.default_rng(0).normal(size=(60, width)).astype(np.float32)
-    needed = set()
-    for name in FACTORIES:
-        fitted = with_probabilities(make_classifier(name)).fit(rows, np.array(["anger", "fear", "joy"] * 20))
-        needed |= set(skops.io.get_untrusted_types(data=skops.io.dumps(fitted)))
-    for make in FRAME_READERS.values():
-        fitted = make(0).set_params(max_epochs=1).fit(list(rows.reshape(20, 3, width)), ["joy", "fear"] * 10)
-        needed |= set(skops.io.get_untrusted_types(data=skops.io.dumps(fitted)))
-    assert needed == TRUSTED_TYPES if width == 3 else needed <= TRUSTED_TYPES
 
 
 def test_it_is_fitted_on_all_utterances(cache):
@@ -283,3 +270,66 @@ def test_a_weighted_sum_is_kept_with_its_layers(cache, make_cache, tmp_path):
         loaded.layer  # noqa: B018
     with pytest.raises(SpecMismatchError, match="normalise"):
         loaded.features_of(make_cache("other", spec={"normalise": False}))
+
+
+def test_numbers_that_would_lead_compiled_code_astray_are_refused(cache, tmp_path):
+    bundle = fit_bundle(cache, "random-forest")
+    tree = bundle.estimator.estimators_[0].tree_
+    state = tree.__getstate__()
+    state["nodes"] = state["nodes"].copy()
+    state["nodes"]["left_child"][0] = 0  # round in a circle
+    tree.__setstate__(state)
+    bundle.save(tmp_path / "bundle")
+    with pytest.raises(
+        BundleError,
+        match=r"bundle: the bundle can't be read \(the numbers of its DecisionTreeClassifier don't",
+    ):
+        Bundle.load(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": [1, 2]}, r"its classifier takes 12 numbers, and the features have 24"),
+        ({"layers": [2, 2]}, r"layers \(2, 2\) of pooling 'mean' are none that features can have"),
+        ({"pooling": "mode"}, r"layers \(2,\) of pooling 'mode' are none"),
+        ({"labels": "afj"}, "have different labels"),
+        ({"scores": 3}, "the bundle can't be read"),
+    ],
+)
+def test_facts_that_do_not_fit_the_classifier_are_refused(cache, tmp_path, changes, message):
+    fit_bundle(cache).save(tmp_path / "bundle")
+    damage(tmp_path / "bundle", "bundle.json", edit(**changes))
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(tmp_path / "bundle")
+
+
+def test_a_classifier_that_gives_other_labels_is_refused(cache, tmp_path):
+    bundle = fit_bundle(cache, "gaussian-nb")
+    bundle.estimator.predict = 3
+    bundle.save(tmp_path / "uncallable")
+    with pytest.raises(BundleError, match="uncallable: the bundle can't be read"):
+        Bundle.load(tmp_path / "uncallable")
+    svm = fit_bundle(cache, "linear-svm")
+    svm.estimator.estimator_[-1].classes_ = np.array(["x", "y", "z"])
+    svm.save(tmp_path / "other")
+    with pytest.raises(BundleError, match="its classifier gives other labels or probabilities than it says"):
+        Bundle.load(tmp_path / "other")
+
+
+def test_another_release_of_scikit_learn_is_told_in_plain_letters(cache, tmp_path):
+    fit_bundle(cache).save(tmp_path / "bundle")
+    damage(tmp_path / "bundle", "bundle.json", edit(versions={"scikit-learn": "\x1b]0;gone\x07"}))
+    with pytest.warns(
+        UserWarning, match=r"bundle: fitted with scikit-learn '\\x1b\]0;gone\\x07'; this is \d"
+    ):
+        Bundle.load(tmp_path / "bundle")
+
+
+def test_a_pipe_is_not_waited_for(cache, tmp_path):
+    fit_bundle(cache).save(tmp_path / "bundle")
+    for name, message in (("estimator.skops", "can't be read"), ("bundle.json", "no bundle")):
+        (tmp_path / "bundle" / name).unlink()
+        os.mkfifo(tmp_path / "bundle" / name)
+        with pytest.raises(BundleError, match=rf"{message} \(.*not a file"):
+            Bundle.load(tmp_path / "bundle")
