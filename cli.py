@@ -42,7 +42,10 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except click.ClickException as error:
+            error.message = _spelt_out(error.message)
             raise
         except KeyboardInterrupt:
             goes_on = ctx.invoked_subcommand in ("extract", "fit")
@@ -55,7 +58,14 @@ class _Group(click.Group):
             expected = isinstance(error, (ValueError, OSError, MemoryError))
             text = str(error) if expected and str(error) else f"unexpected {type(error).__name__}: {error}"
             notes = " ".join(getattr(error, "__notes__", []))
-            raise click.ClickException(f"{text} {notes}".strip()) from error
+            raise click.ClickException(_spelt_out(f"{text} {notes}".strip())) from error
+
+
+def _spelt_out(message: str) -> str:
+    """Return a message in which no name of a stranger's can steer the terminal."""
+    from sslfeat.tables import printable
+
+    return "\n".join(map(printable, message.split("\n")))
 
 
 @click.group(cls=_Group, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -126,25 +136,25 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
 @click.argument("cache_paths", metavar="[CACHE.h5...]", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--train", "train_paths", multiple=True, metavar="CACHE.h5", type=click.Path(path_type=Path), help="Repeatable, with --test, instead of CACHE.h5: train on each of these corpora,")
 @click.option("--test", "test_paths", multiple=True, metavar="CACHE.h5", type=click.Path(path_type=Path), help="and test on each of these, over the labels that all have.")
-@click.option("-o", "--output", "results_dir", required=True, type=click.Path(path_type=Path), help="Folder for results.json, results.csv, predictions.csv, report.html and the bundle.")
+@click.option("-o", "--output", "results_dir", required=True, type=click.Path(path_type=Path), help="Folder for results.json, results.csv, predictions.csv, report.html, report.md, table.tex and the bundle.")
 @click.option("--classifier", "classifiers", multiple=True, default=("logistic", "feedforward"), help=f"Repeatable: {CLASSIFIERS}; all, for these but majority and attentive; or module:Class of any scikit-learn classifier.")
 @click.option("--layer", "layers", multiple=True, default=("all",), help="Repeatable: all, or a layer's number; or best, chosen inside each training part.")
-@click.option("--pooling", "poolings", multiple=True, default=("mean",), callback=parse_sides, help="Repeatable: mean, std, or mean+std side by side.")
-@click.option("--protocol", default="leave-one-speaker-out", help=f"Who is tested on: {PROTOCOLS} (optimistic). docs/protocols.md says what each may claim.")
+@click.option("--pooling", "poolings", multiple=True, default=("mean",), callback=parse_sides, help="Repeatable: mean, std, or another that the caches store; or several side by side, as mean+std.")
+@click.option("--protocol", default="leave-one-speaker-out", help=f"Who is tested on: {PROTOCOLS} (optimistic); or predefined:FILE, the folds of a CSV of id, fold. docs/protocols.md says what each may claim.")
 @click.option("--tune", is_flag=True, help="Let each training part choose among the classifier's small grid of parameters.")
 @click.option("--search", default="grid", type=click.Choice(["grid", "halving"]), help="How --tune and --layer best choose: among all, or by successive halving, sooner.")
 @click.option("--class-weight", type=click.Choice(["balanced"]), help="Let rare labels count as much as frequent ones in training.")
 @click.option("--audit-text", is_flag=True, help="Make a sentence in both parts of a fold an error under any protocol.")
-@click.option("--speaker-norm", is_flag=True, help="Standardise per speaker, tested ones too; such rows are marked transductive.")
+@click.option("--speaker-norm", is_flag=True, help="Standardise per speaker, tested ones too; such rows are marked transductive, and give no bundle.")
 @click.option("--baselines/--no-baselines", default=True, help="Rows for the most frequent label and for the utterances' lengths alone.")
-@click.option("--report-optimism", is_flag=True, help="Run the paper's protocol beside the chosen one and print the gap.")
+@click.option("--report-optimism", is_flag=True, help="Run the protocol `paper` (arXiv 2411.02964) beside the chosen one and print the gap.")
 @click.option("--fusion", multiple=True, type=click.Choice(["concatenate", "average"]), help="Repeatable: rows for all caches together too, their features side by side or their probabilities averaged.")
 @click.option("--exclude-label", "exclude_labels", multiple=True, help="Repeatable: leave a label out.")
 @click.option("--merge-labels", multiple=True, callback=parse_pairs, metavar="OLD=NEW", help="Repeatable: as excited=happiness.")
 @click.option("--jobs", default=-1, help="Processes; -1 is all cores.")
 @click.option("--scheduler", metavar="ADDRESS", help="Let the workers of a Dask cluster do it, which see the same files; needs sslfeat[dask].")
 @click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Random state of whatever is random.")
-@click.option("--device", default="cpu", callback=parse_device, help="Where feed-forward heads are trained: cpu, cuda or cuda:1.")
+@click.option("--device", default="cpu", callback=parse_device, help="Where feedforward, weighted-sum and attentive are trained: cpu, cuda or cuda:1.")
 @click.option("--overwrite", is_flag=True, help="Replace the results of another run in that folder.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths: tuple[Path, ...], results_dir: Path, classifiers: tuple[str, ...], layers: tuple[str, ...], poolings: tuple[str, ...], protocol: str, tune: bool, search: str, class_weight: str | None, audit_text: bool, speaker_norm: bool, baselines: bool, report_optimism: bool, fusion: tuple[str, ...], exclude_labels: tuple[str, ...], merge_labels: dict[str, str], jobs: int, scheduler: str | None, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
@@ -156,8 +166,8 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
     sslfeat fit emodb.h5 -o results --report-optimism
     sslfeat fit --train emodb.h5 --test ravdess.h5 -o results
 
-    Everything learnt, scaling too, is learnt inside the folds. The best row is fitted again on all utterances
-    and kept as RESULTS_DIR/bundle.
+    Everything learnt, scaling too, is learnt inside the folds. The best row, or the best that takes one encoder
+    and one utterance at a time, is fitted again on all utterances compared and kept as RESULTS_DIR/bundle.
     """
     from cache import FeatureCache
     from classify import Bundle
@@ -302,6 +312,8 @@ def predict(bundle_dir: Path, audio: tuple[Path, ...], cache_path: Path | None, 
     \b
     sslfeat predict results/bundle call.wav more/
     sslfeat predict results/bundle recordings/ --format csv > emotions.csv
+
+    Exit status 3 says that all went well but for some files whose audio can't be used.
     """
     if bool(audio) == (cache_path is not None):
         msg = "give audio files or folders, or --cache: one of the two."
@@ -311,9 +323,10 @@ def predict(bundle_dir: Path, audio: tuple[Path, ...], cache_path: Path | None, 
         msg = f"a cache's features are there already: --{idle[0].removesuffix('_id')} is for audio."
         raise click.UsageError(msg)
     from classify import Bundle
-    from sslfeat.terminal import print_predictions, tell_some
+    from sslfeat.terminal import print_predictions, tell_some, warnings_as_lines
 
-    bundle = Bundle.load(bundle_dir, trusted=trust)
+    with warnings_as_lines():
+        bundle = Bundle.load(bundle_dir, trusted=trust)
     names: list[str] = []
     labels: list[str] = []
     shares: list[list[float]] = []
