@@ -22,10 +22,11 @@ RANDOM = "randomly initialised"
 TRANSDUCTIVE = "transductive"
 
 # Spreadsheets run a cell that starts with one of these as a formula (OWASP, "CSV Injection").
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
-# Explicit direction marks can make a shown name read as another one (Unicode TR 36, section 2.9).
-_DIRECTION_MARKS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Direction marks can make a shown name read as another one (Unicode TR 36, section 2.9).
+_DIRECTION_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_STEERING = {"Cc", "Cs", "Zl", "Zp"}
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -56,10 +57,10 @@ def interval(estimate: Estimate) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what could steer a terminal or disguise a name: control characters and direction marks."""
+    """Replace what could steer a terminal or disguise a name: control characters, separators of lines and direction marks."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(character) in {"Cc", "Cs"} or character in _DIRECTION_MARKS
+        if unicodedata.category(character) in _STEERING or character in _DIRECTION_MARKS
         else character
         for character in text
     )
@@ -245,11 +246,16 @@ def defuse(cell: str) -> str:
 
 
 def _csv(rows: Iterable[Sequence[str | float]]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    for row in rows:
-        writer.writerow([defuse(cell) if isinstance(cell, str) else cell for cell in row])
-    return file.getvalue()
+    return "".join(
+        _csv_line([defuse(cell) if isinstance(cell, str) else cell for cell in row]) for row in rows
+    )
+
+
+def _csv_line(cells: Sequence[str | float]) -> str:
+    file = io.StringIO(newline="")
+    # Python quotes a return, which readers take for the end of a row, only where it ends one.
+    csv.writer(file, lineterminator="\r\n").writerow(cells)
+    return file.getvalue().removesuffix("\r\n") + "\n"
 
 
 def results_csv(comparison: Comparison) -> str:

@@ -22,7 +22,6 @@ PARTIAL_SUCCESS = 3
 def list_asked(**options: Any) -> "CorpusListing":
     """List the corpus that the options of `with_corpus_options` name, and tell what it is."""
     from sslfeat.listing import RequestError, list_corpus
-    from sslfeat.tables import printable
     from sslfeat.terminal import tell
 
     try:
@@ -32,9 +31,9 @@ def list_asked(**options: Any) -> "CorpusListing":
     speakers = len({utterance.speaker for utterance in listing.utterances} - {""})
     labels = len({utterance.label for utterance in listing.utterances} - {""})
     how = f" (guessed from the names; say --corpus {listing.name} to be sure)" if listing.guessed else ""
-    tell(printable(f"{listing.root}: {listing.name}{how}, {len(listing.utterances)} utterances, {speakers} speakers, {labels} labels."))
+    tell(f"{listing.root}: {listing.name}{how}, {len(listing.utterances)} utterances, {speakers} speakers, {labels} labels.")
     for note in listing.notes:
-        tell(f"note: {printable(note)}")
+        tell(f"note: {note}")
     return listing
 
 
@@ -143,13 +142,14 @@ def verify(cache_path: Path, sample: int, root: Path, model_id: str | None, devi
             raise click.ClickException("\n".join(found))
         click.echo(f"{cache_path}: {len(cache)} utterances, all checksums hold.")
         if sample:
+            from sslfeat.tables import printable
             from sslfeat.terminal import show_progress
             from sslfeat.verify import compare_again
 
             model_id, revision = encoder_of(cache.spec, model_id, "the cache's")
             with show_progress("utterances", quiet=quiet) as show:
                 told = compare_again(cache, sample, root=root, model_id=model_id, revision=revision, device=device, seed=seed, progress=lambda done, total: show(done, total, ""))
-            click.echo("\n".join(told.lines()))
+            click.echo("\n".join(map(printable, told.lines())))
             if told.is_off:
                 sys.exit(1)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 import sys
@@ -25,6 +26,8 @@ Show = Callable[[int, int, str], None]
 # Where the output is no terminal, a line is worth its place in a log only so often.
 _SECONDS_BETWEEN_LINES = 10.0
 _MOST_SHOWN = 10
+# Spreadsheets run a cell that starts with one of these as a formula (OWASP, "CSV Injection").
+_FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 @contextlib.contextmanager
@@ -53,7 +56,7 @@ def show_progress(what: str, *, quiet: bool = False) -> Iterator[Show]:
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("", total=None)
             yield lambda done, total, remark: bar.update(
-                task, completed=done, total=total, description=escape(f"{what}  {remark}")
+                task, completed=done, total=total, description=escape(printable(f"{what}  {remark}"))
             )
     else:
         yield _plain_lines(what)
@@ -92,8 +95,8 @@ def _plain_lines(what: str) -> Show:
 
 
 def tell(sentence: str) -> None:
-    """Write a line on standard error, where it doesn't disturb output that is piped."""
-    sys.stderr.write(sentence + "\n")
+    """Write a line on standard error, where it doesn't disturb output that is piped; names in it can't steer a terminal."""
+    sys.stderr.write(printable(sentence) + "\n")
     sys.stderr.flush()
 
 
@@ -113,7 +116,7 @@ def tell_some(heading: str, lines: Sequence[str]) -> None:
         return
     tell(heading)
     for line in lines[:_MOST_SHOWN]:
-        tell(f"  {printable(line)}")
+        tell(f"  {line}")
     if len(lines) > _MOST_SHOWN:
         tell(f"  ... and {len(lines) - _MOST_SHOWN} more")
 
@@ -162,7 +165,8 @@ def print_predictions(
     shares : mapping of str to sequence of float
         Label -> probability per file.
     form : str
-        ``json``, ``csv`` or ``table``; a table that is piped has tabs between its columns.
+        ``json``, ``csv`` or ``table``; a table that is piped has tabs between its columns. In CSV an apostrophe stands
+        before a name that a spreadsheet would run as a formula.
     """
     # A name that is no UTF-8 would stop the output half-way.
     names = [os.fsencode(name).decode(errors="backslashreplace") for name in files]
@@ -185,5 +189,16 @@ def print_predictions(
     if on_screen:
         Console().print(make_table("", header, cells))
     else:
-        writer = csv.writer(sys.stdout, delimiter="," if form == "csv" else "\t", lineterminator="\n")
-        writer.writerows([header, *cells])
+        # In a pipe names are what they are; where they are seen, or divided by tabs, they are spelt out.
+        told_as = _defuse if form == "csv" and not sys.stdout.isatty() else printable
+        for row in (header, *cells):
+            line = io.StringIO(newline="")
+            # Python quotes a return, which readers take for the end of a row, only where it ends one.
+            csv.writer(line, delimiter="," if form == "csv" else "\t", lineterminator="\r\n").writerow(
+                map(told_as, row)
+            )
+            sys.stdout.write(line.getvalue().removesuffix("\r\n") + "\n")
+
+
+def _defuse(cell: str) -> str:
+    return "'" + cell if cell.startswith(_FORMULA_STARTS) else cell

@@ -360,3 +360,23 @@ def test_results_are_there_where_no_bundle_can_be(sslfeat: Call, cache_path, tmp
     assert sorted(path.name for path in folder.iterdir()) == [
         "predictions.csv", "report.html", "report.md", "results.csv", "results.json", "table.tex",
     ]  # fmt: skip
+
+
+# Names of strangers
+
+
+def test_no_name_in_an_error_or_a_note_steers_the_terminal(sslfeat, tmp_path):
+    hostile = "\x1b]0;gone\x07\x1b[2J\u202e"
+    rows = [(f"{hostile}{i}", f"own:{s}{hostile}", f"{e}{hostile}") for i, s, e in grid()]
+    cache_path = write_cache(tmp_path / "own.h5", rows)
+    asked = (
+        ("fit", cache_path, "-o", tmp_path / "a", "--layer", "2", "--classifier", "lda"),
+        ("fit", cache_path, "-o", tmp_path / "b", "--protocol", "leave-one-session-out"),
+        ("fit", cache_path, "-o", tmp_path / "c", "--classifier", "lda", "--exclude-label", "no"),
+        ("info", cache_path),
+        ("info", tmp_path / f"none{hostile}.h5"),
+        ("predict", tmp_path / "a" / "bundle", "--cache", cache_path),
+    )
+    for arguments in asked:
+        done = sslfeat(*arguments)
+        assert not re.search("[\x1b\x07\u202e]", done.out + done.err), arguments

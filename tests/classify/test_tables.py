@@ -65,6 +65,7 @@ def test_an_interval_stands_in_brackets():
         ("a\x1b[2Jb", "a�[2Jb"),
         ("exe.\u202efdp", "exe.�fdp"),
         ("a\nb\t", "a�b�"),
+        ("a\u2028b\u200fc", "a�b�c"),
         ("\udc80", "�"),
     ],
 )
@@ -310,6 +311,14 @@ def test_equal_titles_get_a_column_each_and_missing_protocols_an_empty_cell(smal
 def test_a_formula_is_defused(start):
     assert defuse(f"{start}1+1") == f"'{start}1+1"
     assert defuse(f"a{start}") == f"a{start}"
+
+
+def test_no_text_begins_a_row_of_its_own(small_comparison):
+    ids = tuple(f"{identifier}\r=1+1" for identifier in small_comparison.utterance_ids)
+    text = predictions_csv(dataclasses.replace(small_comparison, utterance_ids=ids))
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert {row[0] for row in rows[1:]} == set(ids)
 
 
 def test_csv_tables_run_no_formula_and_keep_their_texts(hostile_comparison):

@@ -188,17 +188,43 @@ SHARES = {"file": [0.25, 1 / 3, 1.0], "label": [0.75, 2 / 3, 0.0]}  # labels can
 KINDS = ["label", "label", "file"]
 
 
-@pytest.mark.parametrize(("form", "delimiter"), [("csv", ","), ("table", "\t")])
-def test_piped_predictions_are_read_back_by_a_reader_of_csv(capsys, form, delimiter):
+@pytest.mark.parametrize(
+    ("form", "delimiter", "name"), [("csv", ",", 'say "no"\t.wav'), ("table", "\t", 'say "no"\\t.wav')]
+)
+def test_piped_predictions_are_read_back_by_a_reader_of_csv(capsys, form, delimiter, name):
     terminal.print_predictions(NAMES, KINDS, SHARES, form)
     captured = capsys.readouterr()
     assert captured.err == ""
     assert list(csv.reader(io.StringIO(captured.out), delimiter=delimiter)) == [
         ["file", "label", "file", "label"],
         ["a, b.wav", "label", "0.250000", "0.750000"],
-        ['say "no"\t.wav', "label", "0.333333", "0.666667"],
+        [name, "label", "0.333333", "0.666667"],
         [r"\xff.wav", "file", "1.000000", "0.000000"],
     ]
+
+
+@pytest.mark.parametrize("start", "=+-@\t\r\n\uff1d")
+def test_predictions_as_csv_run_no_formula(capsys, start):
+    terminal.print_predictions([f"{start}1+1"], [f"{start}joy"], {f"{start}joy": [1.0]}, "csv")
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out, newline="")))
+    assert rows == [
+        ["file", "label", f"'{start}joy"],
+        [f"'{start}1+1", f"'{start}joy", "1.000000"],
+    ]
+
+
+def test_no_name_steers_the_terminal(capsys, monkeypatch, on_terminal):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for form in ("csv", "table"):
+        terminal.print_predictions(["a\x1b]0;b\x07.wav"], ["\u202ejoy"], {}, form)
+        out = capsys.readouterr().out
+        assert r"a\x1b]0;b\x07.wav" in out
+        assert r"\u202ejoy" in out
+    with terminal.show_progress("fits") as show:
+        show(1, 2, "row\x1b[2J\x1b]0;title\x07")
+    assert r"row\x1b[2J\x1b]0;title\x07" in capsys.readouterr().err
+    terminal.tell("note: \x1b[2J\nnext")
+    assert capsys.readouterr().err == "note: \\x1b[2J\\nnext\n"
 
 
 def test_predictions_as_json_keep_every_digit(capsys):
