@@ -30,9 +30,9 @@ def audit(folds: "Sequence[Fold]", table: "UtteranceTable", protocol: "Protocol"
             f"Nothing is kept apart: {_share(speakers, table.speakers)} speakers and "
             f"{copies} exact copies of recordings are in both the training and the test part of a fold."
         )
-    words = ["no " + singular(column) for column in checked]
-    where = "the one fold" if len(folds) == 1 else f"all {len(folds)} folds"
-    sentence = f"Checked in {where}: {' and '.join(words)} is in both parts."
+    *words, last = ["no " + singular(column) for column in checked]
+    where = {1: "the one fold", 2: "both folds"}.get(len(folds), f"all {len(folds)} folds")
+    sentence = f"Checked in {where}: {', '.join(words)} and {last} is in both parts."
     if "speakers" not in checked:
         sentence += f" {_share(speakers, table.speakers)} speakers are."
     if "texts" not in checked and texts:

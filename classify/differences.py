@@ -98,15 +98,15 @@ def describe_differences(differences: Sequence[Difference], results: Sequence[Re
     num_rows = len(_tested(results, protocol))
     how = "permutation test over speakers"
     how += f", corrected for picking the best out of {num_rows} rows" if num_rows > 2 else ""
+    single = "the best row of the other system" if several else "the other layer"
     if not supported:
         smallest = min(difference.p_corrected for difference in differences)
-        return (
-            f"The data don't support that {best} is better than any of {others} ({how}: p ≥ {smallest:.3f})."
-        )
+        unbeaten = single if len(differences) == 1 else f"any of {others}"
+        return f"The data don't support that {best} is better than {unbeaten} ({how}: p ≥ {smallest:.3f})."
     named = "; ".join(results[difference.second].title for difference in supported[:5])
     more = f"; and {len(supported) - 5} more" if len(supported) > 5 else ""
     if len(differences) == 1:
-        beaten = "the best row of the other system" if several else "the other layer"
+        beaten = single
     elif len(supported) == len(differences):
         beaten = f"all of {others}"
     else:

@@ -105,6 +105,13 @@ def test_a_sentence_counts_what_is_beaten(systems, rivals, beaten):
         for p in [0.01 if supported else 0.5]
     ]
     assert f"is better than {beaten} (permutation" in describe_differences(differences, results)
+    unsure = [dataclasses.replace(difference, p_corrected=0.5) for difference in differences]
+    others = (
+        beaten if len(rivals) == 1 else "any of " + beaten.split("of ", maxsplit=1)[1].removeprefix("2 of ")
+    )
+    assert f"don't support that {results[0].title} is better than {others} (" in describe_differences(
+        unsure, results
+    )
 
 
 def test_layers_of_one_system_are_tested_among_themselves(make_cache):

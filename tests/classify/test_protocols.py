@@ -280,6 +280,12 @@ def test_the_audit_says_what_it_checked_and_what_is_shared():
     folds, sentence = make_folds(dealt, table)
     assert sentence.endswith(f" The folds test {'; '.join(fold.name for fold in folds)}.")
     assert sentence.count("emodb:") == 6
+    sessions, pairs = (find_protocol(name) for name in ("leave-one-session-out", "speaker-2-fold"))
+    assert (
+        "no session, no speaker and no exact copy of a recording is in both parts."
+        in make_folds(sessions, table)[1]
+    )
+    assert make_folds(pairs, table)[1].startswith("Checked in both folds: no speaker and no exact copy")
     assert "6 of 6 speakers are." in make_folds(find_protocol("leave-one-text-out"), table)[1]
     assert make_folds(find_protocol("paper"), table)[1].startswith("Nothing is kept apart: 6 of 6 speakers")
 
