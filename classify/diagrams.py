@@ -118,7 +118,7 @@ def scatter(projection: Projection, groups: Sequence[str], what: str) -> str:
     Parameters
     ----------
     projection : Projection
-        With more than ``MOST_POINTS`` points, every so manieth is drawn.
+        With more than ``MOST_POINTS`` points, every second, third, ... is drawn, and the figure says so.
     groups : sequence of str, one per point
         With more than ``MOST_GROUPS`` different ones, the smallest are drawn as one.
     what : str
@@ -136,14 +136,15 @@ def scatter(projection: Projection, groups: Sequence[str], what: str) -> str:
         classes, kind = series_looks(i)
         legend += [marker(kind, x + 4, y - 4, classes, 4), draw_text(x + 13, y, shown)]
         x += 30 + text_width(shown)
-    source = cut_text(f"{projection.source}, by {what}", WIDTH - 8, 11)
+    stride = math.ceil(len(projection.points) / MOST_POINTS) or 1
+    some = f"; drawn is one in {stride}" if stride > 1 else ""
+    source = cut_text(f"{projection.source}, by {what}", WIDTH - 8 - text_width(some, 11), 11) + some
     top, middle, half = y + 14, WIDTH / 2, WIDTH / 2 - 26
     centre = top + half + 6
     body = [draw_text(4, 12, source, "small"), *legend]
     body.append(
         f'<rect class="frame" x="{middle - half - 6:g}" y="{top:g}" width="{2 * half + 12:g}" height="{2 * half + 12:g}"/>'
     )
-    stride = math.ceil(len(projection.points) / MOST_POINTS) or 1
     for (across, up), group in list(zip(projection.points, groups, strict=True))[::stride]:
         classes, kind = series_looks(places.get(group, len(kept)))
         body.append(marker(kind, middle + half * across, centre - half * up, classes, 3))

@@ -100,6 +100,7 @@ def test_of_very_many_utterances_some_are_drawn():
     svg = ET.fromstring(scatter(projection, ["one", *["two"] * 3 * MOST_POINTS], "emotion"))
     assert MOST_POINTS / 2 < len(points_of(svg)) - 2 <= MOST_POINTS
     assert svg.get("aria-label").startswith(f"{3 * MOST_POINTS + 1} utterances")
+    assert "x, by emotion; drawn is one in 4" in "".join(svg.itertext())
 
 
 def test_the_page_holds_them_and_says_what_they_are(measured_comparison, emodb_comparison):
