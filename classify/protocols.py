@@ -81,8 +81,8 @@ class Protocol:
 PROTOCOLS: dict[str, Callable[[str], Protocol]] = {}
 REPETITIONS, TEST_SIZE = 5, 0.2  # of ``paper``: arXiv 2411.02964, section 4.2
 SPELLINGS = {"speaker-k-fold": r"speaker-(\d+)-fold", "predefined": r"predefined(?::(.+))?"}
-# The speaker-independent folds of EmoBox (emo-box/EmoBox at 08280f2): actors that each fold tests. Its folds of
-# other corpora share speakers, and are not offered.
+# Folds of EmoBox that keep speakers apart (emo-box/EmoBox at 08280f2): actors that each fold tests. Those of most other
+# corpora don't, and none of theirs is offered.
 EMOBOX_FOLDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "ravdess": (
         ("01", "11", "20", "21"),
