@@ -153,7 +153,9 @@ _ENTRIES = (
     Corpus(
         key="banglaser",
         title="BanglaSER, Bangla speech emotion recognition",
-        pattern=r"0[13]-01-(?P<label>0[1-5])-(?P<intensity>0[12])-(?P<text>0[1-3])-(?P<take>0[1-3])-(?P<speaker>[0-2]\d|3[0-4])",
+        # Three files begin with 01, as the films of RAVDESS do.
+        pattern=r"(?:03|01(?=-01-04-02-03-0[1-3]-15))-01-(?P<label>0[1-5])-(?P<intensity>0[12])-(?P<text>0[1-3])-(?P<take>0[1-3])-"
+        r"(?P<speaker>[0-2]\d|3[0-4])",
         examples=("Actor_01/03-01-03-02-03-01-01.wav",),
         labels=numbered("happy", "sad", "angry", "surprise", "neutral"),
         intensities=_RAVDESS_INTENSITIES,
@@ -166,7 +168,7 @@ _ENTRIES = (
         citation="Das et al., BanglaSER: A speech emotion recognition dataset for the Bangla language, Data in Brief 2022",
         url="https://data.mendeley.com/datasets/t9h6p943xy/5",
         sexes=odd_male(34),
-        name="03-01-{label}-{intensity}-{text}-{take}-{speaker}",  # three files begin with 01
+        name="03-01-{label}-{intensity}-{text}-{take}-{speaker}",
         names=published.banglaser,
         remarks=(
             "Names follow the scheme of RAVDESS, with other codes: 01 is happy here and neutral there.",
