@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import stat
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
@@ -164,11 +165,12 @@ class RawFile:
 
 def _opened(path: Path) -> FileIO:
     try:
-        raw = _File(path)
+        # A pipe would be waited for.
+        raw = _File(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
         msg = f"{path}: {error.strerror}."
         raise CacheError(msg) from error
-    if raw.read(8) != b"\x89HDF\r\n\x1a\n":
+    if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode) or raw.read(8) != b"\x89HDF\r\n\x1a\n":
         raw.close()
         msg = f"{path}: not an HDF5 file, so not a feature cache."
         raise CacheError(msg)

@@ -45,7 +45,7 @@ class Parts:
     Raises
     ------
     CacheError
-        On entering: where the folder can't be written, or the final file is no cache.
+        On entering: where the folder can't be written or is a link, or the final file is no cache.
     HeldError
         On entering: where another process holds the parts, or goes on writing a shard.
     SpecMismatchError
@@ -88,7 +88,8 @@ class Parts:
 
     def next_path(self) -> Path:
         """Return the name of the next part, after all the others in order."""
-        numbers = [int(path.stem.removeprefix("part-")) for path in self.directory.glob("part-*")]
+        found = (re.fullmatch(r"part-(\d+)", path.stem, re.ASCII) for path in self.directory.iterdir())
+        numbers = [int(match[1]) for match in found if match]
         return self.directory / f"part-{max(numbers, default=0) + 1:08d}.h5"
 
     def adopt(self, *, overwrite: bool = False) -> None:
@@ -173,11 +174,17 @@ class Parts:
             raise SpecMismatchError(msg)
 
     def _take_lock(self) -> None:
+        # Unfinished work may come from a stranger, and files that links lead to are not his to change.
+        for folder in (self.directory, self.shards):
+            if folder.is_symlink():
+                msg = f"{folder}: a link, where a folder of unfinished work is kept; remove it."
+                raise CacheError(msg)
         patience = 1000
         while self._lock < 0:
             try:
                 self.directory.mkdir(exist_ok=True)
-                descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+                descriptor = os.open(self.directory / "lock", flags, 0o644)
             except (FileExistsError, FileNotFoundError):
                 # Its last holder may be removing the folder at this moment; anything else stays as it is.
                 patience -= 1

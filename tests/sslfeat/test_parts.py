@@ -182,6 +182,41 @@ def test_parts_made_under_another_spec(run: Run, interrupted: list[Path], folder
     assert run(layers=[1], overwrite=True).num_written == 12
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_link_is_followed_out_of_the_folder(run: Run, out: Path, folder: Path, overwrite: bool) -> None:
+    """Parts may come from a stranger, who would have a file of ours emptied or folders of ours cleared."""
+    elsewhere = out.with_name("elsewhere")
+    elsewhere.mkdir()
+    precious, part = out.with_name("precious"), elsewhere / "part-00000001.h5"
+    precious.write_text("mine")
+    part.write_text("mine too")
+    folder.mkdir()
+    (folder / "lock").symlink_to(precious)
+    with pytest.raises(CacheError, match=r"out\.h5: can't be written \(.*: .*out\.h5\.parts/lock\)"):
+        run(overwrite=overwrite)
+    (folder / "lock").unlink()
+    folder.rmdir()
+    for name in (folder.name, "out.h5.shards"):
+        link = out.with_name(name)
+        link.symlink_to(elsewhere)
+        with pytest.raises(
+            CacheError, match=rf"{name}: a link, where a folder of unfinished work is kept; rem"
+        ):
+            run(overwrite=overwrite)
+        link.unlink()
+    assert (precious.read_text(), part.read_text()) == ("mine", "mine too")
+    assert [path.name for path in elsewhere.iterdir()] == [part.name]
+
+
+def test_a_pipe_among_the_parts_is_not_waited_for(run: Run, out: Path, folder: Path) -> None:
+    folder.mkdir()
+    os.mkfifo(folder / "part-00000007.h5")
+    (folder / "part-one.txt").write_text("of no part")
+    done = run()
+    assert done.set_aside[0].endswith("part-00000007.h5: not an HDF5 file, so not a feature cache.")
+    assert FeatureCache(out).verify() == []
+
+
 def test_what_killed_runs_were_writing_is_swept(run: Run, out: Path, folder: Path) -> None:
     folder.mkdir()
     swept = [out.with_name(".out.h5.123-0a1b2c3d.tmp"), folder / ".part-00000007.h5.123-0a1b2c3d.tmp"]
