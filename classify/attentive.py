@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Frames = Sequence[NDArray[np.floating]]
+_COUNTS = ("hidden_layer_size", "batch_size", "max_epochs", "patience")
 
 
 class AttentiveClassifier(ClassifierMixin, BaseEstimator):
@@ -43,6 +44,7 @@ class AttentiveClassifier(ClassifierMixin, BaseEstimator):
     validation_fraction : float
         Share of the utterances to hold out, in (0, 1).
     patience : int
+        Epochs without a lower validation loss before training stops.
     random_state : int, RandomState instance or None
         Decides initial weights, order of the utterances and the validation part.
     device : str
@@ -94,19 +96,28 @@ class AttentiveClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Frames, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Train on utterances of shape (n_frames, n_features) each, and their labels.
 
+        ``groups`` matter to early stopping only.
+
         Raises
         ------
         ValueError
-            Where a parameter is out of its range; where an utterance has no frames, or another size or number of axes than the first, or numbers that are
-            not finite; or where early stopping can't hold any utterance or group out.
+            Where a parameter is out of its range; where there is no utterance, or one has no frames, another size or
+            number of axes than the first, or numbers that are not finite; or where early stopping can't hold any
+            utterance or group out.
         """
         # torch takes a second to import, and a fitted classifier predicts without it.
         from classify.training import require_device
 
         require_device(self.device)
-        for name in ("hidden_layer_size", "batch_size", "max_epochs", "patience"):
-            if getattr(self, name) < 1:
-                msg = f"The {name!r} parameter of AttentiveClassifier must be at least 1. Got {getattr(self, name)!r} instead."
+        rules = [
+            *((name, getattr(self, name) >= 1, "be at least 1") for name in _COUNTS),
+            ("learning_rate", self.learning_rate > 0, "be above 0"),
+            ("weight_decay", self.weight_decay >= 0, "be at least 0"),
+            ("validation_fraction", 0 < self.validation_fraction < 1, "be in (0, 1)"),
+        ]
+        for name, holds, rule in rules:
+            if not holds:
+                msg = f"The {name!r} parameter of AttentiveClassifier must {rule}. Got {getattr(self, name)!r} instead."
                 raise ValueError(msg)
         frames = _checked(X)
         labels = column_or_1d(y)

@@ -150,6 +150,23 @@ def test_what_are_no_frames_is_refused(frames, match):
         small().fit(frames, np.arange(len(frames)))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("learning_rate", 0.0, "be above 0"),
+        ("learning_rate", float("nan"), "be above 0"),
+        ("weight_decay", -0.1, "be at least 0"),
+        ("validation_fraction", 1.5, r"be in \(0, 1\)"),
+        ("validation_fraction", 0, r"be in \(0, 1\)"),
+    ],
+)
+def test_a_rate_or_a_share_out_of_its_range_is_refused(utterances, name, value, rule):
+    with pytest.raises(
+        ValueError, match=f"The '{name}' parameter of AttentiveClassifier must {rule}. Got {value}"
+    ):
+        small(**{name: value}).fit(*utterances[:2])
+
+
 @pytest.mark.parametrize("name", ["hidden_layer_size", "batch_size", "max_epochs", "patience"])
 def test_a_parameter_out_of_its_range_is_refused(utterances, name):
     with pytest.raises(
