@@ -29,7 +29,7 @@ class SSLEmbedder(TransformerMixin, BaseEstimator):
     """Embed recordings by one layer of a self-supervised encoder.
 
     The encoder is frozen: nothing is learnt by `fit`, which loads it and pins its weights, so that a saved
-    pipeline refuses to go on with others.
+    pipeline refuses to go on with others. Recordings of more than a minute are encoded in overlapping chunks.
 
     Parameters
     ----------

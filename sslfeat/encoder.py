@@ -72,6 +72,8 @@ class Encoder:
         Whether each waveform is brought to zero mean and unit variance first.
     device, precision : str
         As `choose_device` reads it; one of ``PRECISIONS``.
+    input_features : transformers.SequenceFeatureExtractor, optional
+        What makes the features that the model takes, where it takes no waveforms.
 
     Raises
     ------
@@ -128,12 +130,15 @@ class Encoder:
             ``embedded`` for the encoder in the package, a directory, or a hub id.
         revision : str, optional
             Branch, tag or commit hash on the hub; the spec records the commit that it stood for.
+        device, precision : str
+            ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; and float32, bfloat16 or float16.
 
         Raises
         ------
         EncoderError
             Where the directory holds no model, the hub has none of that name or can't be reached, weights are
-            missing, the model is no audio encoder, or a revision of a directory is asked for.
+            missing, the model is no audio encoder, a revision of a directory is asked for, or the device or precision
+            is not to be had.
         """
         import transformers  # takes seconds, and `sslfeat.encoder` is imported by all of stage 1
 
@@ -187,7 +192,22 @@ class Encoder:
         channels: str = "mean",
         chunk_seconds: float = CHUNK_SECONDS,
     ) -> FeatureSpec:
-        """Return everything that changes the numbers of features made by this encoder; all layers by default.
+        """Return everything that changes the numbers of features made by this encoder.
+
+        Parameters
+        ----------
+        layers : sequence of int, optional
+            All by default.
+        pooling : sequence of str
+            Out of mean, std, max and min.
+        frames : bool
+            Whether the frames are kept too.
+        dtype : str
+            Of the stored numbers: float32 or float16.
+        channels : str
+            ``mean``, or the number of the one to take, from 0.
+        chunk_seconds : float
+            Longer audio is encoded in overlapping chunks of this length; 0 for always in one piece.
 
         Raises
         ------
