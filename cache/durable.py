@@ -1,7 +1,11 @@
-"""A file that appears under its final name whole and on the disk, or never."""
+"""A file that appears under its final name whole and on the disk, or never; and work that Ctrl-C must not cut in two."""
 
+import contextlib
 import os
 import secrets
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from cache.schema import CacheError
@@ -20,12 +24,30 @@ def check_free(cache_path: Path) -> None:
         raise CacheError(msg)
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield  # where it never arrives, or isn't Python's to put off
+        return
+    arrived: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)
+
+
 class DurableFile:
     """A binary file written under a temporary name beside its final one.
 
     It has the methods that HDF5 asks of a file object, and never fails in them: HDF5 can't recover from a disk
     that is full (it ends the process with a segmentation fault when it closes), so the first failure is kept,
-    later writes go to memory, and ``commit`` or ``check`` raises it.
+    later writes go to memory, and ``commit`` or ``check`` raises it. HDF5 is to be called `uninterrupted`, since it makes
+    an error of its own of Ctrl-C in one of them.
 
     Parameters
     ----------

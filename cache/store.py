@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.checksum import BLOCK_BYTES, RunningChecksums
-from cache.durable import DurableFile
+from cache.durable import DurableFile, uninterrupted
 from cache.raw import Extent, RawFile
 from cache.schema import FORMAT_NAME, SCHEMA_VERSION, CacheError, Duplicate, Failure, FeatureSpec, Row
 from cache.table import KINDS, LATER_COLUMNS, TABLES, decode, nouns
@@ -52,11 +52,15 @@ class CacheFile:
         self.extents: dict[str, Extent] = {}
         self._raw = RawFile(path)
         try:
-            with self._explained(), h5py.File(path, "r", driver="fileobj", fileobj=self._raw.file) as file:
+            with (
+                uninterrupted(),
+                self._explained(),
+                h5py.File(path, "r", driver="fileobj", fileobj=self._raw.file) as file,
+            ):
                 self._read_attributes(file)
                 directory = _Directory(path, file, self._raw.size)
                 self.num_utterances = self._read_structure(directory)
-        except CacheError:
+        except BaseException:
             self.close()
             raise
 
@@ -306,10 +310,11 @@ class NewCache:
         with self._explained():
             self._target = DurableFile(self.path)
         try:
-            self._file = h5py.File(
-                self.path, "w", driver="fileobj", fileobj=self._target, libver=LIBRARY_VERSION
-            )
-            self._write_attributes()
+            with uninterrupted():
+                self._file = h5py.File(
+                    self.path, "w", driver="fileobj", fileobj=self._target, libver=LIBRARY_VERSION
+                )
+                self._write_attributes()
         except BaseException:
             self._target.discard()
             raise
@@ -320,11 +325,12 @@ class NewCache:
     ) -> None:
         try:
             with self._explained():
-                try:
-                    if kind is None:
-                        self._write_checksums()
-                finally:
-                    self._file.close()
+                with uninterrupted():
+                    try:
+                        if kind is None:
+                            self._write_checksums()
+                    finally:
+                        self._file.close()
                 if kind is None:
                     self._target.commit()
         finally:
@@ -333,14 +339,15 @@ class NewCache:
     def create(self, dataset: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Make room for a column, or for a matrix of shape (layers, rows or frames, hidden_size)."""
         stored = h5py.string_dtype("utf-8", dtype.itemsize) if dtype.kind == "S" else dtype.newbyteorder("<")
-        made = h5py.h5d.create(
-            self._file.id,
-            dataset.encode(),
-            h5py.h5t.py_create(stored, logical=True),
-            h5py.h5s.create_simple(shape),
-            self._layout,
-            self._links,
-        )
+        with uninterrupted():
+            made = h5py.h5d.create(
+                self._file.id,
+                dataset.encode(),
+                h5py.h5t.py_create(stored, logical=True),
+                h5py.h5s.create_simple(shape),
+                self._layout,
+                self._links,
+            )
         extent = Extent(shape, np.dtype(stored.str), made.get_offset() or 0)
         self._extents[dataset], self._sums[dataset] = extent, RunningChecksums(extent.nbytes)
 

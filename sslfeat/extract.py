@@ -4,17 +4,16 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import platform
-import signal
-import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from cache import CacheError, CacheWriter, Duplicate, Failure, FeatureSpec, Row, Utterance
+from cache.durable import uninterrupted
 from sslfeat.audio import Recording
 from sslfeat.chunking import max_whole_samples
 from sslfeat.embed import Embedded, embed_batches, embed_reading, make_budget
@@ -269,14 +268,14 @@ class _Run:
         firsts = [first for first in firsts if first[1].is_kept]
         waveforms = [recording.waveform for _, recording in firsts]
         for batch in embed_batches(self.encoder, self.spec, waveforms, self._budget):
-            with _uninterrupted():
+            with uninterrupted():
                 for embedded in batch:
                     self._keep(*firsts[embedded.index], embedded)
             report()
             self._commit_where_due()
         for reading, recording in longs:
             embedded = embed_reading(self.encoder, self.spec, reading)
-            with _uninterrupted():
+            with uninterrupted():
                 self._keep(reading, recording, embedded)
             report()
             self._commit_where_due()
@@ -364,22 +363,6 @@ class _Run:
 
     def _commit(self) -> None:
         if self._num_statements:
-            with _uninterrupted(), self._part:
+            with uninterrupted(), self._part:
                 pass  # leaving the block writes the part
         self._open_part()
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off to the end of the block, for work that must not be left half done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # where it never arrives
-        return
-    arrived: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: arrived.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if arrived:
-            signal.raise_signal(signal.SIGINT)

@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from cache import CacheError, Duplicate, Failure, FeatureCache, merge
+from cache import CacheError, Duplicate, Failure, FeatureCache, merge, raw
+from cache.durable import DurableFile
 from cache.table import TABLES
 
 
@@ -192,6 +193,32 @@ def test_killed_at_any_instant(tmp_path):
 @pytest.mark.slow
 def test_killed_at_many_instants(tmp_path):
     check_kills(tmp_path, 150)
+
+
+@pytest.mark.parametrize("method", ["write", "flush", "truncate"])
+def test_ctrl_c_while_hdf5_writes_is_still_one(whole, tmp_path, monkeypatch, method):
+    """HDF5 calls these, and would make an error of its own of what they raise."""
+    original = getattr(DurableFile, method)
+
+    def interrupted(self, *arguments):
+        signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(DurableFile, method, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        merge(tmp_path / "merged.h5", [whole])
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.h5"]
+
+
+def test_ctrl_c_while_hdf5_reads_is_still_one(whole, monkeypatch):
+    class Interrupting(raw._File):
+        def readinto(self, block):
+            signal.raise_signal(signal.SIGINT)
+            return super().readinto(block)
+
+    monkeypatch.setattr("cache.raw._File", Interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(whole)
 
 
 def test_a_disk_that_cannot_be_read_is_named(whole, monkeypatch):
