@@ -263,8 +263,8 @@ def fit(cache_paths: tuple[Path, ...], train_paths: tuple[Path, ...], test_paths
                 best, unkept = row, str(error)
     if bundle is not None:
         bundle.save(results_dir / "bundle", overwrite=True)
-    elif (results_dir / "bundle" / "bundle.json").is_file():
-        shutil.rmtree(results_dir / "bundle")  # of the run whose results were replaced
+    elif (old := results_dir / "bundle").joinpath("bundle.json").is_file():  # of the run whose results were replaced
+        old.unlink() if old.is_symlink() else shutil.rmtree(old)
     unfinished.unlink(missing_ok=True)
     if sys.stdout.isatty():
         from rich.console import Console

@@ -292,12 +292,12 @@ class Bundle:
             if directory.exists():
                 directory.rename(beside / "replaced")
             beside.rename(directory)
-            shutil.rmtree(directory / "replaced", ignore_errors=True)
+            _remove(directory / "replaced")
         except OSError as error:
             msg = f"{directory}: can't be written ({error.strerror})."
             raise BundleError(msg) from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            _remove(beside)
 
     @classmethod
     def load(cls, directory: str | Path, *, trusted: Collection[str] = ()) -> Self:
@@ -361,15 +361,7 @@ class Bundle:
         return bundle
 
     def _try(self) -> None:
-        """Ask for the label of one utterance, so that what can't be used is told before anything is done for it.
-
-        Raises
-        ------
-        ValueError
-            Where layers or statistics are none that the spec's encoder has, or the classifier takes others.
-        Exception
-            Whatever a classifier raises that is not as it was fitted.
-        """
+        """Ask for the label of one utterance, so that what can't be used is told before anything is done for it."""
         sides = [] if self.takes_frames else self.pooling.split("+")
         repeated = len(set(self.layers)) < len(self.layers) or len(set(sides)) < len(sides)
         if repeated or not set(sides) <= set(POOLINGS):
@@ -440,6 +432,12 @@ def _read_file(path: Path) -> bytes:
     if path.exists() and not path.is_file():  # a pipe would be waited for, and a device have no end
         raise OSError(errno.EINVAL, "not a file")
     return path.read_bytes()
+
+
+def _remove(directory: Path) -> None:
+    if directory.is_symlink():  # what it leads to is not ours
+        directory.unlink()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _umask() -> int:

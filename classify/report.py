@@ -5,8 +5,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +63,8 @@ def write_results(comparison: Comparison, results_dir: Path | str, *, overwrite:
     texts = {name: render(comparison) for name, render in RENDERERS.items()}
     if not overwrite:
         _refuse_another_run(folder, texts[RESULTS])
-    partial = {folder / name: folder / f".{name}.{os.getpid()}.partial" for name in texts}
+    # A name that can't be guessed, in a folder that may be a stranger's: no link can lie under it.
+    partial = {folder / name: folder / f".{name}.{secrets.token_hex(8)}.partial" for name in texts}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, beside in partial.items():
@@ -109,7 +112,8 @@ def _refuse_another_run(folder: Path, text: str | None = None) -> None:
     there = [name for name in RENDERERS if (folder / name).exists()]
     if not there:
         return
-    if text is not None and RESULTS in there and (folder / RESULTS).read_bytes() == _encoded(text):
+    same = folder / RESULTS
+    if text is not None and same.is_file() and same.read_bytes() == _encoded(text):
         return
     msg = (
         f"{folder}: already holds {', '.join(there)} of another run. "
@@ -124,7 +128,7 @@ def _encoded(text: str) -> bytes:
 
 
 def _write(path: Path, text: str) -> None:
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(_encoded(text))
         file.flush()
         os.fsync(file.fileno())
@@ -144,6 +148,8 @@ def read_results(results_dir: Path | str) -> Comparison:
     """
     path = Path(results_dir) / RESULTS
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EINVAL, "not a file")  # a pipe would be waited for
         text = path.read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         msg = f"{results_dir}: no {RESULTS} here. Give the folder that a comparison was written to."
@@ -161,7 +167,11 @@ def read_results(results_dir: Path | str) -> Comparison:
         raise ValueError(msg) from error
     try:
         fits = _fits(comparison)
-    except (TypeError, AttributeError):  # a text where a number belongs, or a number in place of a list
+    except (
+        TypeError,
+        AttributeError,
+        ValueError,
+    ):  # a text where a number belongs, or a number in place of a list
         fits = False
     if not fits:
         msg = f"{path}: results must fit together. Counts, indices or scores don't; the file was changed. Run fit again."
@@ -173,16 +183,24 @@ def _fits(comparison: Comparison) -> bool:
     """Whether every index has its target and every list its length, so that whatever draws it can rely on it."""
     utterances, labels = len(comparison.utterance_ids), len(comparison.labels)
     aligned = (comparison.speakers, comparison.sexes, comparison.truth)
-    texts = [*comparison.labels, *comparison.utterance_ids, *comparison.speakers, *comparison.sexes]
     folds = {folds.protocol: folds for folds in comparison.folds}
     return (
-        {type(text) for text in texts} <= {str}
-        and min(utterances, labels, len(comparison.results)) > 0
+        min(utterances, labels, len(comparison.results)) > 0
         and {len(values) for values in aligned} == {utterances}
         and _within(comparison.truth, 0, labels)
         and (
             comparison.projection is None
-            or [len(point) for point in comparison.projection.points] == [2] * utterances
+            or (
+                len(comparison.projection.points) == utterances
+                and all(abs(place) < 2 for point in comparison.projection.points for place in point)
+                and all(0 <= share <= 1 for share in comparison.projection.explained)
+            )
+        )
+        and all(
+            _within((each.first, each.second), 0, len(comparison.results))
+            and abs(each.difference) <= 1
+            and all(0 <= p <= 1 for p in (each.p_permutation, each.p_corrected, each.p_resampled_t or 0))
+            for each in comparison.differences
         )
         and all(
             len(row) == utterances and _within(row, -1, len(each.names))
@@ -211,6 +229,7 @@ def _result_fits(result: Result, folds: Folds, labels: int) -> bool:
         and min(map(min, result.confusion)) >= 0
         and {*map(len, bins)} <= {NUM_BINS}
         and all(len(weights) in (0, len(result.mixed_layers)) for weights in result.layer_weights)
+        and all(0 <= weight <= 1 for weights in result.layer_weights for weight in weights)
         and result.seconds >= 0
         and [len(row) for row in result.predictions] == [len(row) for row in folds.tested_in]
         and all(

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeVar
+from types import UnionType
+from typing import Any, NoReturn, Self, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
 RESULTS_FORMAT = "sslfeat-results"
@@ -346,9 +348,9 @@ class Comparison:
             Where the text is no JSON object of this format and version, or is cut or changed.
         """
         try:
-            record = json.loads(text)
+            record = json.loads(text, parse_constant=_refuse)
             name, version = record.pop("format"), record.pop("version")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             msg = f"results must be a JSON object with a format and a version. It can't be read ({error!r})."
             raise ValueError(msg) from error
         if name != RESULTS_FORMAT or version != RESULTS_VERSION:
@@ -366,10 +368,20 @@ class Comparison:
             record["results"] = tuple(_result(result) for result in record["results"])
             if record.get("projection") is not None:
                 record["projection"] = Projection(**_tuples(record["projection"]))
-            return cls(**_tuples(record))
+            comparison = cls(**_tuples(record))
         except (TypeError, KeyError, AttributeError) as error:
             msg = f"results must have the fields of a comparison. They can't be read ({error})."
             raise ValueError(msg) from error
+        for field in dataclasses.fields(cls):
+            if not _is_of(getattr(comparison, field.name), field.type):
+                msg = f"results must have the fields of a comparison. {field.name!r} holds something else; the file was changed."
+                raise ValueError(msg)
+        return comparison
+
+
+def _refuse(constant: str) -> NoReturn:
+    msg = f"{constant} is no number"
+    raise ValueError(msg)
 
 
 def _result(record: dict[str, Any]) -> Result:
@@ -390,3 +402,26 @@ def _tuples(record: dict[str, Any]) -> dict[str, Any]:
 
 def _tuple(values: list[Any]) -> tuple[Any, ...]:
     return tuple(_tuple(value) if isinstance(value, list) else value for value in values)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type that a field is declared with, whatever a stranger's file may hold."""
+    origin, kinds = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        fields = dataclasses.fields(kind)
+        return type(value) is kind and all(_is_of(getattr(value, one.name), one.type) for one in fields)
+    if origin is UnionType:
+        return any(_is_of(value, one) for one in kinds)
+    if origin is Mapping:
+        return isinstance(value, dict) and all(_is_of(each, kinds[1]) for each in value.values())
+    if origin is tuple and kinds[-1] is ...:
+        if not isinstance(value, tuple) or kinds[0] in (int, str):
+            return isinstance(value, tuple) and {type(each) for each in value} <= {kinds[0]}
+        return all(_is_of(each, kinds[0]) for each in value)
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_of, value, kinds))
+    if kind is float:
+        return (
+            type(value) in (int, float) and abs(value) <= sys.float_info.max
+        )  # not so where it is no number
+    return kind is Any or type(value) is kind

@@ -193,6 +193,17 @@ def test_saving_never_destroys_what_is_there(cache, tmp_path):
         bundle.save(tmp_path / "file" / "bundle")
 
 
+def test_a_link_is_replaced_and_what_it_leads_to_stays(cache, tmp_path):
+    bundle = fit_bundle(cache)
+    bundle.save(tmp_path / "elsewhere")
+    (tmp_path / "bundle").symlink_to(tmp_path / "elsewhere")
+    bundle.save(tmp_path / "bundle", overwrite=True)
+    assert not (tmp_path / "bundle").is_symlink()
+    for name in ("bundle", "elsewhere"):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["bundle.json", "estimator.skops"]
+    assert len(list(tmp_path.glob("*bundle*"))) == 1
+
+
 def test_a_failed_save_leaves_nothing(cache, tmp_path, monkeypatch):
     bundle = fit_bundle(cache)
 

@@ -1,4 +1,5 @@
 import functools
+import json
 import warnings
 
 import joblib
@@ -325,6 +326,43 @@ def test_a_stopped_comparison_goes_on_where_it_was(make_cache, tmp_path, monkeyp
     for change in ({"random_state": 1}, {"exclude_labels": ["joy"]}, {"tune": False}, {"speaker_norm": True}):
         with pytest.raises(AssertionError):  # another comparison's predictions are not taken
             compare(**options | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"predictions": [[10**12] * 12] * 6},
+        {"predictions": [[0]] * 6},
+        {"predictions": "none"},
+        {"confidences": [[float("nan")] * 12] * 6},
+        {"chosen": [[99, []]] * 6},
+        {"chosen": []},
+        {"seconds": float("inf")},
+        {"warnings": []},
+        {"layer_weights": [[1.0]] * 6},
+    ],
+)
+def test_finished_work_that_can_not_be_is_done_again(make_cache, tmp_path, change):
+    path = tmp_path / "progress.jsonl"
+    options = {"caches": [make_cache("one")], "classifiers": ["lda"], "layers": [2]}
+    plain = compare(**options, checkpoint=path)
+    record = json.loads(path.read_text())
+    assert {len(part) for part in record["predictions"]} == {12}
+    path.write_text(json.dumps(record | change) + "\n")
+    again = compare(**options, checkpoint=path)
+    assert again.results[0].predictions == plain.results[0].predictions
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_finished_work_is_added_to_no_file_that_a_link_leads_to(make_cache, tmp_path):
+    path, precious = tmp_path / "progress.jsonl", tmp_path / "precious"
+    precious.write_text("mine")
+    path.symlink_to(precious)
+    with pytest.raises(
+        OSError, match=r"progress\.jsonl: unfinished work is kept in a plain file\. This is none"
+    ):
+        compare([make_cache("one")], classifiers=["lda"], layers=[2], checkpoint=path)
+    assert precious.read_text() == "mine"
 
 
 def test_a_strangers_classifier_is_fitted_anew(make_cache, tmp_path):

@@ -74,6 +74,27 @@ def test_a_file_of_the_users_own_is_kept(small_comparison, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
 
 
+def test_nothing_is_written_through_a_link(small_comparison, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for name in RENDERERS:
+        (folder / name).symlink_to(precious)
+        (folder / f".{name}.{os.getpid()}.partial").symlink_to(precious)
+    write_results(small_comparison, folder, overwrite=True)
+    assert precious.read_text() == "mine"
+    assert not any((folder / name).is_symlink() for name in RENDERERS)
+
+
+def test_a_pipe_is_not_waited_for(small_comparison, tmp_path):
+    os.mkfifo(tmp_path / "results.json")
+    with pytest.raises(OSError, match=r"results\.json: can't be read \(not a file\)"):
+        read_results(tmp_path)
+    with pytest.raises(FileExistsError, match=r"already holds results\.json of another run"):
+        write_results(small_comparison, tmp_path)
+
+
 def test_a_file_is_no_folder(small_comparison, tmp_path):
     path = tmp_path / "results"
     path.write_text("")
@@ -128,6 +149,52 @@ def test_reading_says_what_is_wrong(small_comparison, tmp_path):
         (("truth", 3), 7),
         (("truth", 3), 0.5),
         (("labels", 0), 1),
+        (("results", 0, "tuned"), 10**12),  # so many words would be written
+        (("results", 0, "transductive"), 10**12),
+        (("results", 0, "selection"), ["best"]),
+        (("results", 0, "optimistic"), ""),
+        (("results", 0, "layer"), "9"),
+        (("results", 0, "seconds"), float("inf")),
+        (("results", 0, "seconds"), True),
+        (("results", 0, "chosen"), "abc"),
+        (("results", 0, "class_weight"), None),
+        (("results", 0, "confusion", 0, 0), 1.5),
+        (("results", 0, "layer_weights"), [[2.0]]),
+        (("results", 0, "mixed_layers"), [float("nan")]),
+        (("folds", 0, "claim"), 3),
+        (("notes", 0), {}),
+        (("caches", "emodb-hubert"), 3),
+        (("command",), 3),
+        (("versions", "torch"), 3),
+        (("projection", "explained"), [0.5]),
+        (("projection", "explained", 0), 1e30),
+        (("projection", "points", 0), [1e300, 0.0]),
+        (
+            ("differences",),
+            [
+                {
+                    "first": 0,
+                    "second": 99,
+                    "difference": 0.1,
+                    "p_permutation": 0.1,
+                    "p_corrected": 0.1,
+                    "p_resampled_t": None,
+                }
+            ],
+        ),
+        (
+            ("differences",),
+            [
+                {
+                    "first": 0,
+                    "second": 1,
+                    "difference": 0.1,
+                    "p_permutation": 0.1,
+                    "p_corrected": "<b>",
+                    "p_resampled_t": None,
+                }
+            ],
+        ),
         (("speakers",), ["a"]),
         (("utterance_ids",), []),
         (("results",), []),
@@ -156,7 +223,7 @@ def test_results_that_were_changed_are_refused(small_comparison, tmp_path, where
         inner = inner[step]
     inner[last] = value
     (tmp_path / "results.json").write_text(json.dumps(record))
-    message = rf"^{re.escape(str(tmp_path / 'results.json'))}: results must fit together\. .* Run fit again"
+    message = rf"^{re.escape(str(tmp_path / 'results.json'))}: results must (fit together\. .* Run fit again|have the fields of|be a JSON object)"
     with pytest.raises(ValueError, match=message):
         read_results(tmp_path)
 
