@@ -45,7 +45,7 @@ class _Group(click.Group):
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except click.ClickException as error:
-            error.message = _spelt_out(error.message)
+            error.message = _spelt_out(error.message)  # type: ignore[misc]  # final, and shown by click itself
             raise
         except KeyboardInterrupt:
             goes_on = ctx.invoked_subcommand in ("extract", "fit")
@@ -137,7 +137,7 @@ def extract(cache_path: Path, model_id: str, revision: str | None, layers: list[
 @click.option("--train", "train_paths", multiple=True, metavar="CACHE.h5", type=click.Path(path_type=Path), help="Repeatable, with --test, instead of CACHE.h5: train on each of these corpora,")
 @click.option("--test", "test_paths", multiple=True, metavar="CACHE.h5", type=click.Path(path_type=Path), help="and test on each of these, over the labels that all have.")
 @click.option("-o", "--output", "results_dir", required=True, type=click.Path(path_type=Path), help="Folder for results.json, results.csv, predictions.csv, report.html, report.md, table.tex and the bundle.")
-@click.option("--classifier", "classifiers", multiple=True, default=("logistic", "feedforward"), help=f"Repeatable: {CLASSIFIERS}; all, for these but majority and attentive; or module:Class of any scikit-learn classifier.")
+@click.option("--classifier", "classifiers", multiple=True, default=("logistic", "feedforward"), help=f"Repeatable: {CLASSIFIERS}; all, for these but majority and attentive; or module:Class of any scikit-learn classifier, whose bundle is read with --trust.")
 @click.option("--layer", "layers", multiple=True, default=("all",), help="Repeatable: all, or a layer's number; or best, chosen inside each training part.")
 @click.option("--pooling", "poolings", multiple=True, default=("mean",), callback=parse_sides, help="Repeatable: mean, std, or another that the caches store; or several side by side, as mean+std.")
 @click.option("--protocol", default="leave-one-speaker-out", help=f"Who is tested on: {PROTOCOLS} (optimistic); or predefined:FILE, the folds of a CSV of id, fold. docs/protocols.md says what each may claim.")
