@@ -27,6 +27,9 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 # Drawn at random where a checkpoint lacks it, and read in training alone.
 _UNUSED_PARAMETER = "masked_spec_embed"
 
+# More than any speech encoder has; memory for them is taken before the weights are looked for.
+_MOST_LAYERS = 1000
+
 # As transformers' Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm has it.
 _NORMALISE_EPS = 1e-7
 
@@ -151,6 +154,7 @@ class Encoder:
         with _quiet(transformers):
             try:
                 config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **pinned)
+                _check_config(config)
                 commit = getattr(config, "_commit_hash", None) or pinned.get("revision", "local")
                 if not directory:
                     pinned["revision"] = commit
@@ -171,7 +175,10 @@ class Encoder:
             input_features = None
             if getattr(model, "main_input_name", "") == "input_features":
                 loader: Any = transformers.AutoFeatureExtractor
-                input_features = loader.from_pretrained(source, **pinned)
+                try:
+                    input_features = loader.from_pretrained(source, trust_remote_code=False, **pinned)
+                except Exception as error:  # as above
+                    raise EncoderError(_why_not_loaded(model_id, directory, error)) from error
             return cls(
                 model,
                 model_id=directory.name if directory and model_id != EMBEDDED else model_id,
@@ -359,6 +366,24 @@ def _local_directory(model_id: str) -> Path | None:
         msg = f"{model_id}: no such directory; --model takes a hub id, as facebook/wav2vec2-base, or a directory that save_pretrained wrote."
         raise EncoderError(msg)
     return None
+
+
+def _check_config(config: Any) -> None:
+    """Refuse what a stranger's configuration may not ask for, before a model is built by it.
+
+    Raises
+    ------
+    ValueError
+        Where weights are quantised, which some formats need other packages' code for, or layers are beyond reason.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        msg = "its weights are quantised; choose the model that they were made from"
+        raise ValueError(msg)
+    if getattr(config, "num_hidden_layers", 0) > _MOST_LAYERS:
+        msg = f"it claims {config.num_hidden_layers} layers; at most {_MOST_LAYERS} are believed"
+        raise ValueError(msg)
+    # The name of an implementation of attention may be that of a repository, whose code transformers would fetch and run.
+    config._attn_implementation = None
 
 
 def _why_not_loaded(model_id: str, directory: Path | None, error: Exception) -> str:

@@ -238,6 +238,60 @@ def test_a_pickle_is_never_run(copied: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def edit_config(directory: Path, **changes: Any) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_no_code_for_attention_is_fetched_by_the_name_in_a_configuration(copied: Path, name: str) -> None:
+    """With the package `kernels` transformers would run what the repository of that name holds."""
+    expected = Encoder.load(str(copied), device="cpu").weights_hash
+    edit_config(copied, **{name: "stranger/attention"})
+    assert Encoder.load(str(copied), device="cpu").weights_hash == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"its weights are quantised; choose the model that",
+        ),
+        ({"num_hidden_layers": 10**9}, r"it claims 1000000000 layers; at most 1000 are believed"),
+    ],
+)
+def test_what_a_configuration_may_not_ask_for(copied: Path, changes: dict[str, Any], message: str) -> None:
+    edit_config(copied, **changes)
+    with pytest.raises(EncoderError, match=message):
+        Encoder.load(str(copied), device="cpu")
+
+
+def test_no_one_is_asked_whether_to_run_a_strangers_code(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object) -> str:
+        pytest.fail("asked")
+
+    monkeypatch.setattr("builtins.input", ask)
+    ran = tmp_path / "ran"
+    config = transformers.Wav2Vec2BertConfig(**{**_TINY, "feature_projection_input_dim": 160})
+    transformers.Wav2Vec2BertModel(config).save_pretrained(tmp_path / "bert")
+    for directory in (copied, tmp_path / "bert"):
+        (directory / "theirs.py").write_text(f"open({str(ran)!r}, 'w')\nclass Theirs: pass\n")
+        told = {"feature_extractor_type": "Theirs", "auto_map": {"AutoFeatureExtractor": "theirs.Theirs"}}
+        (directory / "preprocessor_config.json").write_text(json.dumps(told))
+    Encoder.load(str(copied), device="cpu")
+    with pytest.raises(EncoderError, match="bert: "):
+        Encoder.load(str(tmp_path / "bert"), device="cpu")
+    edit_config(
+        copied, model_type="theirs", auto_map={"AutoConfig": "theirs.Theirs", "AutoModel": "theirs.Theirs"}
+    )
+    with pytest.raises(EncoderError, match="can't load a model from this directory"):
+        Encoder.load(str(copied), device="cpu")
+    assert not ran.exists()
+
+
 def test_a_directory_that_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"a model directory holds config\.json; this one holds none"):
         Encoder.load(str(tmp_path))
