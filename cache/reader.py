@@ -173,14 +173,17 @@ class FeatureCache:
         Raises
         ------
         CacheError
-            Where there is no such column, or it can't be read.
+            Where there is no such column, it can't be read, or ids are repeated or out of order.
         """
         if name not in TABLES["utterances"]:
             msg = f"{self.path}: no column {name!r}; the columns are {', '.join(TABLES['utterances'])}."
             raise CacheError(msg)
         if name in self._columns:
             return self._columns[name][rows]
-        stored = self._file.read(f"utterances/{name}", *rows.indices(len(self))[:2])
+        if name == "id" and rows == ALL_ROWS:
+            stored = self._file.ids("utterances")  # by which rows of several caches are brought together
+        else:
+            stored = self._file.read(f"utterances/{name}", *rows.indices(len(self))[:2])
         values = decode(stored) if TABLES["utterances"][name] is str else stored
         values.setflags(write=False)
         if rows == ALL_ROWS:

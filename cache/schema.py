@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin
 
 FORMAT_NAME = "sslfeat-cache"
 SCHEMA_VERSION = 1
@@ -232,8 +232,11 @@ class FeatureSpec:
             values: dict[str, Any] = dict(json.loads(text))
             values["layers"] = tuple(values["layers"])
             values["pooling"] = tuple(values["pooling"])
+            for field in dataclasses.fields(cls):
+                if field.name in values:
+                    _check_type(field.name, field.type, values[field.name])
             return cls(**values)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
             msg = f"the feature spec can't be read ({error})"
             raise CacheError(msg) from error
 
@@ -250,6 +253,17 @@ class FeatureSpec:
             for name in mine
             if name not in set(ignore) and mine[name] != theirs[name]
         }
+
+
+def _check_type(name: str, kind: Any, value: Any) -> None:
+    if get_origin(kind) is tuple:
+        for one in value:
+            _check_type(name, get_args(kind)[0], one)
+        return
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits or (kind is float and not math.isfinite(value)):
+        msg = f"{name} must be {kind.__name__}. Got {value!r:.80} instead."
+        raise ValueError(msg)
 
 
 def describe_differences(

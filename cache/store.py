@@ -156,7 +156,15 @@ class CacheFile:
             yield
         except CacheError:
             raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            LookupError,
+            ArithmeticError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:
             what = "cut short" if "truncated file" in str(error) else f"damaged ({error})"
             msg = f"{self.path}: {what}; restore the file or extract again."
             raise CacheError(msg) from error
@@ -177,7 +185,8 @@ class CacheFile:
         if self.spec.fingerprint != _text(file.attrs["fingerprint"]):
             msg = f"{self.path}: the fingerprint doesn't fit the feature spec; the file was altered."
             raise CacheError(msg)
-        self.software: dict[str, str] = json.loads(_text(file.attrs["software"]))
+        software = json.loads(_text(file.attrs["software"]))
+        self.software = {str(name): str(version) for name, version in software.items()}
         self.complete = bool(file.attrs["complete"])
 
     def _read_structure(self, directory: "_Directory") -> int:

@@ -43,6 +43,32 @@ def test_other_text_is_refused(text):
         FeatureSpec.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": "4"}, r"hidden_size must be int\. Got '4' instead\."),
+        ({"hidden_size": 4.0}, r"hidden_size must be int\. Got 4\.0 instead\."),
+        ({"frames": 1}, r"frames must be bool\. Got 1 instead\."),
+        ({"layers": [True]}, r"layers must be int\. Got True instead\."),
+        ({"layers": "12"}, r"layers must be int\. Got '1' instead\."),
+        ({"pooling": [["mean"]]}, r"pooling must be str\. Got \['mean'\] instead\."),
+        ({"model_id": ["x"] * 99}, r"model_id must be str\. Got \[.{,79} instead\."),
+        ({"chunk_seconds": float("nan")}, r"chunk_seconds must be float\. Got nan instead\."),
+        ({"chunk_seconds": 10**400}, r"the feature spec can't be read"),
+        ({"revision": None}, r"revision must be str\. Got None instead\."),
+    ],
+)
+def test_a_field_of_another_type_is_refused(make_spec, changes, message):
+    text = json.dumps(json.loads(make_spec().to_json()) | changes)
+    with pytest.raises(CacheError, match=message):
+        FeatureSpec.from_json(text)
+
+
+def test_endless_brackets_are_refused():
+    with pytest.raises(CacheError, match="the feature spec can't be read"):
+        FeatureSpec.from_json("[" * 100_000)
+
+
 def test_unknown_field_is_refused(make_spec):
     text = json.dumps(json.loads(make_spec().to_json()) | {"colour": "red"})
     with pytest.raises(CacheError, match="colour"):

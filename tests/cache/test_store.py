@@ -316,3 +316,15 @@ def test_a_file_gone_meanwhile_is_named(write_cache, tmp_path):
     cache.close()
     with pytest.raises(CacheError, match=r"a\.h5: No such file or directory"):
         cache.read("utterances/id")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("software", "[1]"), ("software", "[" * 100_000), ("schema_version", np.inf), ("schema_version", "x")],
+)
+def test_attributes_of_another_kind_are_refused(edited, name, value):
+    def change(file):
+        file.attrs[name] = value
+
+    with pytest.raises(CacheError, match=r"a\.h5: (damaged \(|the feature spec)"):
+        CacheFile(edited(change))
