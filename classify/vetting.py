@@ -5,11 +5,12 @@ code of scikit-learn and libsvm follows the indices and lengths that a fitted cl
 its memory or round in a circle. And of what skops trusts, some reads files that its input names.
 """
 
+import hashlib
 import io
 import itertools
 import json
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -84,36 +85,58 @@ def find_untrusted(archive: bytes, trusted: Collection[str] = ()) -> list[str]:
         ):
             msg = "it must not be compressed, as it could unfold to any size"
             raise ValueError(msg)
-        schema = json.loads(entries.read("schema.json"))
-    found, sizes, owners = set[str](), dict[Any, int](), dict[str, Any]()
+        contents = {info.filename: entries.read(info) for info in infos}
+    found, stated, owners = set[str](), dict[Any, str](), dict[str, Any]()
+    marks = {name: hashlib.blake2b(content).hexdigest() for name, content in contents.items()}
 
-    def look(value: Any) -> int:
-        each = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        size = 1 + sum(map(look, each))
-        if isinstance(value, dict) and "__loader__" in value:
-            # What is referred to twice stands there twice: else a small file could be a tree without end.
-            identity = value.get("__id__") or object()
-            if sizes.setdefault(identity, size) != size or (
-                "file" in value and owners.setdefault(value["file"], identity) != identity
-            ):
-                msg = "one thing in it is stated in two ways"
-                raise ValueError(msg)
-            name = f"{value['__module__']}.{value['__class__']}"
-            if (value["__loader__"], name) not in TRUSTED and name not in trusted:
-                found.add(name)
-            _check_arguments(value)
-        return size
+    def look(value: Any) -> str:
+        """Note what a value names and is made of; return what tells it from any other."""
+        if isinstance(value, list):
+            return _mark(map(look, value))
+        if not isinstance(value, dict):
+            return repr(value)
+        if "__loader__" not in value:
+            return _mark((name, look(each)) for name, each in value.items())
+        _check_node(value, contents)
+        name = f"{value['__module__']}.{value['__class__']}"
+        if (value["__loader__"], name) not in TRUSTED and name not in trusted:
+            found.add(name)
+        identity, file = value.get("__id__") or object(), value.get("file")
+        told = [(name, look(each)) for name, each in value.items() if name not in ("__id__", "file")]
+        mark = _mark([*told, marks[file] if file is not None else ""])
+        # What is referred to twice stands there twice: else a small file could be a tree without end, and what is built
+        # could be other than what is looked at.
+        if stated.setdefault(identity, mark) != mark or (
+            file and owners.setdefault(file, identity) != identity
+        ):
+            msg = "one thing in it is stated in two ways"
+            raise ValueError(msg)
+        return mark
 
-    look(schema)
+    look(json.loads(contents["schema.json"]))
     return sorted(found)
 
 
-def _check_arguments(state: dict[str, Any]) -> None:
+def _mark(parts: Iterable[Any]) -> str:
+    return hashlib.blake2b(repr(list(parts)).encode(errors="backslashreplace")).hexdigest()
+
+
+def _check_node(state: dict[str, Any], contents: Mapping[str, bytes]) -> None:
     """Refuse what would do harm while it is built."""
     if state["__loader__"] == "TreeNode":
-        # Of so many outputs the constructor reads a number each from a list that may be shorter.
-        (*_, outputs) = state["__reduce__"]["args"]["content"]
-        sound = outputs["content"] == "1"
+        # The constructor reads as many numbers of classes as there are outputs, and copies nodes and values by the
+        # lengths of others, none of which it looks at.
+        _, classes, outputs = state["__reduce__"]["args"]["content"]
+        kept = state["content"]["content"]
+        labels, nodes, values = (_array(one, contents) for one in (classes, kept["nodes"], kept["values"]))
+        sound = (
+            outputs["content"] == "1"
+            and labels.shape == (1,)
+            and nodes.ndim == 1
+            and len(nodes) > 0
+            and values.shape == (len(nodes), 1, int(labels[0]))
+            and kept["node_count"]["content"] == str(len(nodes))
+        )
     elif state["__loader__"] == "RandomGeneratorNode":
         generator, seed = (state["content"][name]["content"] for name in ("bit_generator", "seed_seq"))
         sound = generator["bit_generator"]["content"] == '"PCG64"' and seed["pool_size"]["content"] == "4"
@@ -122,6 +145,14 @@ def _check_arguments(state: dict[str, Any]) -> None:
     if not sound:
         msg = f"its {state['__class__']} is not one that a classifier of the menu has"
         raise ValueError(msg)
+
+
+def _array(state: dict[str, Any], contents: Mapping[str, bytes]) -> NDArray[Any]:
+    if (state["__loader__"], state["__class__"], state["type"]) != ("NdArrayNode", "ndarray", "numpy"):
+        msg = "an array in it is none"
+        raise ValueError(msg)
+    array: NDArray[Any] = np.load(io.BytesIO(contents[state["file"]]), allow_pickle=False)
+    return array
 
 
 def make_sound(estimator: Any) -> None:

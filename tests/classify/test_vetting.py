@@ -136,7 +136,13 @@ def test_an_array_that_is_read_again_and_again_is_refused():
 def set_outputs(schema):
     for node in nodes_of(schema):
         if node["__loader__"] == "TreeNode":
-            node["__reduce__"]["args"]["content"][-1]["content"] = "1000000"
+            node["__reduce__"]["args"]["content"][-1] |= {"content": "1000000", "__id__": 1}
+
+
+def count_otherwise(schema):
+    for node in nodes_of(schema):
+        if node["__loader__"] == "TreeNode":
+            node["content"]["content"]["node_count"] |= {"content": "1000000", "__id__": 1}
 
 
 def set_pool(schema):
@@ -155,6 +161,7 @@ def set_generator(schema):
     ("name", "change", "kind"),
     [
         ("random-forest", set_outputs, "Tree"),
+        ("random-forest", count_otherwise, "Tree"),
         ("hist-gradient-boosting", set_pool, "Generator"),
         ("hist-gradient-boosting", set_generator, "Generator"),
     ],
@@ -162,6 +169,40 @@ def set_generator(schema):
 def test_what_would_do_harm_while_it_is_built_is_refused(name, change, kind):
     with pytest.raises(ValueError, match=f"its {kind} is not one that a classifier of the menu has"):
         find_untrusted(rewritten(fitted(name), change))
+
+
+@pytest.mark.parametrize("name", ["nodes", "values"])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 2)])
+def test_arrays_that_a_tree_would_copy_unseen_are_refused(name, shape):
+    entries = entries_of(skops.io.dumps(fitted("extra-trees")))
+    tree = next(
+        one for one in nodes_of(json.loads(entries["schema.json"])) if one["__loader__"] == "TreeNode"
+    )
+    file = tree["content"]["content"][name]["file"]
+    array = io.BytesIO()
+    np.save(array, np.zeros(shape, np.load(io.BytesIO(entries[file])).dtype))
+    with pytest.raises(ValueError, match="its Tree is not one that a classifier of the menu has"):
+        find_untrusted(zipped(entries | {file: array.getvalue()}))
+
+
+def test_what_is_built_is_what_was_looked_at():
+    """A state of an identity that was there before is not built: the first one is."""
+
+    def swap_identities(schema):
+        outputs = [
+            node["__reduce__"]["args"]["content"][-1]
+            for node in nodes_of(schema)
+            if node["__loader__"] == "TreeNode"
+        ]
+        for one in outputs:
+            one["__id__"] = 1
+        schema["content"]["content"] = {
+            "first": outputs[0] | {"content": "1000000"},
+            **schema["content"]["content"],
+        }
+
+    with pytest.raises(ValueError, match="one thing in it is stated in two ways"):
+        find_untrusted(rewritten(fitted("random-forest"), swap_identities))
 
 
 @pytest.mark.parametrize("name", FACTORIES)
