@@ -107,7 +107,7 @@ def find_untrusted(archive: bytes, trusted: Collection[str] = ()) -> list[str]:
         # What is referred to twice stands there twice: else a small file could be a tree without end, and what is built
         # could be other than what is looked at.
         if stated.setdefault(identity, mark) != mark or (
-            file and owners.setdefault(file, identity) != identity
+            file is not None and owners.setdefault(file, identity) != identity
         ):
             msg = "one thing in it is stated in two ways"
             raise ValueError(msg)
