@@ -19,7 +19,7 @@ from cache.checksum import BLOCK_BYTES, RunningChecksums
 from cache.durable import DurableFile, uninterrupted
 from cache.raw import Extent, RawFile
 from cache.schema import FORMAT_NAME, SCHEMA_VERSION, CacheError, Duplicate, Failure, FeatureSpec, Row
-from cache.table import KINDS, LATER_COLUMNS, TABLES, decode, nouns
+from cache.table import KINDS, LATER_COLUMNS, MAX_TEXT_BYTES, TABLES, decode, nouns
 
 # Since this version every structure of an HDF5 file has a checksum of its own; HDF5 1.10 and later read it.
 LIBRARY_VERSION = ("v110", "v110")
@@ -251,6 +251,9 @@ class _Directory:
         shape, dtype = dataset.shape or (), dataset.dtype
         if dtype.kind != kind or dtype.newbyteorder("<") != dtype or len(shape) != rank:
             msg = f"{self.path}: {name!r} has type {dtype} and {len(shape)} axes, not those of the format."
+            raise CacheError(msg)
+        if kind == "S" and dtype.itemsize > MAX_TEXT_BYTES:
+            msg = f"{self.path}: {name!r} has texts of {dtype.itemsize} bytes, and {MAX_TEXT_BYTES} are the most."
             raise CacheError(msg)
         extent = Extent(shape, np.dtype(dtype.str), dataset.get_offset() or 0)
         if extent.offset + extent.nbytes > self._size or (extent.nbytes and not extent.offset):

@@ -20,6 +20,9 @@ def _fields(noun: type) -> dict[str, type]:
 
 _ROW_FIELDS = {name: kind for name, kind in _fields(Row).items() if name != "utterance"}
 
+# A column is as wide as its longest text, and a merge's as the longest of all.
+MAX_TEXT_BYTES = 2**16
+
 # The columns of each table with the Python type of their values, in the order of a record.
 TABLES: Mapping[str, Mapping[str, type]] = {
     "utterances": {**_fields(Utterance), **_ROW_FIELDS},
@@ -43,7 +46,8 @@ def encode(text: str) -> bytes:
     Raises
     ------
     CacheError
-        Where the text has a NUL, which ends a stored string, or a lone surrogate that stands for no byte.
+        Where the text has a NUL, which ends a stored string, or a lone surrogate that stands for no byte, or is longer
+        than ``MAX_TEXT_BYTES``.
     """
     try:
         encoded = text.encode("utf-8", "surrogateescape")
@@ -52,6 +56,9 @@ def encode(text: str) -> bytes:
         encoded, lossless = b"", False
     if "\0" in text or not lossless:
         msg = f"text must be Unicode, or a file name in other bytes, without NUL. Got {text!r} instead."
+        raise CacheError(msg)
+    if len(encoded) > MAX_TEXT_BYTES:
+        msg = f"text must be at most {MAX_TEXT_BYTES} bytes. Got {len(encoded)} instead, {text[:40]!r} and so on."
         raise CacheError(msg)
     return encoded
 

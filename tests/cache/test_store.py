@@ -247,6 +247,10 @@ def virtual(file):
             replaced("utterances/start", data=np.ones((2, 1))),
             "'utterances/start' has type float64 and 2 axes",
         ),
+        (
+            replaced("utterances/id", data=np.array([b"a" * 65537, b"b"])),
+            "'utterances/id' has texts of 65537 bytes, and 65536 are the most",
+        ),
         (replaced("features/mean", dtype=">f4"), "'features/mean' has type >f4"),
         (
             replaced("features/mean", dtype="f8"),

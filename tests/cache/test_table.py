@@ -72,6 +72,12 @@ def test_what_would_not_come_back_is_refused(text):
         encode(text)
 
 
+def test_a_text_that_would_widen_a_column_without_bound_is_refused():
+    assert encode("ä" * 2**15) == b"\xc3\xa4" * 2**15
+    with pytest.raises(CacheError, match=r"at most 65536 bytes\. Got 65537 instead, 'aaaa"):
+        encode("a" * 65537)
+
+
 integers = st.integers(-(2**63), 2**63 - 1)
 failures = st.builds(Failure, id=texts, path=texts, reason=texts, file_size=integers, file_mtime_ns=integers)
 duplicates = st.builds(
