@@ -93,7 +93,7 @@ def main(debug: bool) -> None:
 @click.option("--dtype", default="float32", type=click.Choice(["float32", "float16"]), help="Type of the stored numbers.")
 @click.option("--chunk-seconds", default=60.0, type=click.FloatRange(min=0), help="Longer audio is read and encoded in overlapping chunks, in the memory of one; 0: always in one piece.")
 @click.option("--channel", "channels", default="mean", callback=parse_channels, metavar="mean|N", help="What several channels become: their mean, or channel N, from 0.")
-@click.option("--device", default="auto", callback=parse_device, help="auto, cpu, cuda or cuda:1; or several as cuda:0,cuda:1, with a process each.")
+@click.option("--device", default="auto", callback=parse_device, help="auto, cpu, mps, cuda or cuda:1; or several as cuda:0,cuda:1, with a process each.")
 @click.option("--shard", callback=parse_shard, metavar="I/N", help="Only the I-th of N shares of the utterances, as 2/8; `sslfeat merge` joins their caches. A share goes by the utterances' ids alone: new files move no old one.")
 @click.option("--scheduler", metavar="ADDRESS", help="Let the workers of a Dask cluster do it, which see the same files; needs sslfeat[dask].")
 @click.option("--batch-seconds", type=click.FloatRange(min=0, min_open=True), help="Audio encoded at once, padding counted; changes no number. [default: 6 a core on a CPU, 320 on a GPU]", show_default=False)
@@ -303,7 +303,7 @@ def report(results_dirs: tuple[Path, ...], out_dir: Path | None, overwrite: bool
 @click.option("--model", "model_id", help="The bundle's encoder, where it was a local directory.")
 @click.option("--format", "form", default="table", type=click.Choice(["table", "csv", "json"]), help="How to print.")
 @click.option("--trust", multiple=True, help="Repeatable: a type in the bundle to trust, as its error names it.")
-@click.option("--device", default="auto", callback=parse_device, help="auto, cpu, cuda or cuda:1.")
+@click.option("--device", default="auto", callback=parse_device, help="auto, cpu, mps, cuda or cuda:1.")
 @click.option("--jobs", default=2, type=click.IntRange(min=1), help="Threads that decode.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def predict(bundle_dir: Path, audio: tuple[Path, ...], cache_path: Path | None, model_id: str | None, form: str, trust: tuple[str, ...], device: str, jobs: int, quiet: bool) -> None:

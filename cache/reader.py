@@ -195,7 +195,13 @@ class FeatureCache:
         return (noun for noun in self._file.nouns("utterances") if isinstance(noun, Row))
 
     def row(self, index: int) -> Row:
-        """Return the row at ``index``."""
+        """Return the row at ``index``.
+
+        Raises
+        ------
+        IndexError
+            Where there are not so many.
+        """
         index = range(len(self))[index]
         one = {name: self.column(name)[index : index + 1] for name in TABLES["utterances"]}
         return next(noun for noun in nouns("utterances", one) if isinstance(noun, Row))
@@ -270,6 +276,8 @@ class FeatureCache:
         ------
         CacheError
             Where frames aren't stored, or not of that utterance or layer, or can't be read.
+        IndexError
+            Where there are not so many rows.
         """
         if not self.spec.frames:
             msg = f"{self.path}: no frames are stored; extract with --frames."

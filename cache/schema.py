@@ -135,7 +135,7 @@ class Duplicate:
 class FeatureSpec:
     """Everything that changes a cache's numbers, and nothing else.
 
-    Batch size, device and worker count are not in it, because no number depends on them.
+    Batch size, device and worker count are not in it, because no number depends on them but by rounding.
 
     Parameters
     ----------

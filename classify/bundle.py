@@ -50,7 +50,7 @@ class BundleError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A classifier fitted on all utterances of a cache, and what new features must be like.
+    """A classifier fitted on all utterances of a comparison, and what new features must be like.
 
     Parameters
     ----------

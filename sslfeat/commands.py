@@ -123,7 +123,7 @@ def info(cache_path: Path, as_json: bool) -> None:
 @click.option("--sample", default=0, type=click.IntRange(min=0), metavar="N", help="Embed N utterances again, each alone, and compare; drawn at random.")
 @click.option("--root", default=".", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder that the cache's paths start from: the CORPUS_DIR of `extract`.")
 @click.option("--model", "model_id", help="The encoder, where the cache was made by one in a local directory.")
-@click.option("--device", default="auto", callback=parse_device, help="auto, cpu, cuda or cuda:1.")
+@click.option("--device", default="auto", callback=parse_device, help="auto, cpu, mps, cuda or cuda:1.")
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Of the draw.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def verify(cache_path: Path, sample: int, root: Path, model_id: str | None, device: str, seed: int, quiet: bool) -> None:

@@ -117,7 +117,7 @@ def read_corpus(corpus_dir: str | Path, corpus: str | None = None) -> CorpusList
     ------
     CorpusError
         Where the folder is missing, is a file or has no audio; where the corpus is unknown, can't be guessed, or isn't
-        the one the names are of.
+        the one the names are of; where a table that its labels stand in is missing or damaged.
     """
     if corpus is not None and corpus not in CORPORA:
         msg = f"no corpus {corpus!r}{nearest_of(corpus, CORPORA)}; known are {', '.join(CORPORA)}."

@@ -69,7 +69,7 @@ def parse_device(_context: click.Context, _option: click.Parameter, text: str) -
     """Read ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``, or several joined by commas; whether it is there shows later."""
     for device in text.split(","):
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", device, re.ASCII):
-            msg = f"a device is auto, cpu, cuda or cuda:N. Got {device!r} instead."
+            msg = f"a device is auto, cpu, mps, cuda or cuda:N. Got {device!r} instead."
             raise click.BadParameter(msg)
     return text
 

@@ -105,7 +105,7 @@ def test_a_model_that_can_not_be_had(fails, corpus_dir, tmp_path):
         (["--layers", "0-12"], r"layers must be in 0\.\.2, at least one\. Got 3, 4, 5, \.\.\. instead\.", 1),
         (["--pooling", "mean,median"], r"Invalid value for '--pooling': pooling is out of mean, std, max, min, joined by commas\. Got 'median' instead\.", 2),
         (["--precision", "float8"], r"Invalid value for '--precision': 'float8' is not one of 'float32', 'bfloat16', 'float16'\.", 2),
-        (["--device", "tpu:x"], r"Invalid value for '--device': a device is auto, cpu, cuda or cuda:N\. Got 'tpu:x' instead\.", 2),
+        (["--device", "tpu:x"], r"Invalid value for '--device': a device is auto, cpu, mps, cuda or cuda:N\. Got 'tpu:x' instead\.", 2),
         (["--batch-seconds", "0"], r"Invalid value for '--batch-seconds': 0\.0 is not in the range x>0\.", 2),
         (["--jobs", "0"], r"Invalid value for '--jobs': 0 is not in the range x>=1\.", 2),
     ],

@@ -69,7 +69,7 @@ def grid(
         (["--audit-text"], r"what must be on one side of a fold must be known\. 12 of 12 utterances have no text, as a-anger-0; name it in the corpus, or ask less of the audit\.", 1),
         (["--merge-labels", "fear"], r"Invalid value for '--merge-labels': --merge-labels takes pairs as excited=happiness\. Got 'fear' instead\.", 2),
         (["--merge-labels", "fear=joy", "--merge-labels", "fear=anger"], r"Invalid value for '--merge-labels': --merge-labels says two things of 'fear': 'joy' and 'anger'\.", 2),
-        (["--device", "banana"], r"Invalid value for '--device': a device is auto, cpu, cuda or cuda:N\. Got 'banana' instead\.", 2),
+        (["--device", "banana"], r"Invalid value for '--device': a device is auto, cpu, mps, cuda or cuda:N\. Got 'banana' instead\.", 2),
     ],
 )  # fmt: skip
 def test_fit_options_that_make_no_sense(fails, tmp_path, options, match, status):

@@ -82,7 +82,7 @@ def test_a_share_is_read_with_the_zeros_of_a_job_array() -> None:
 
 def test_devices_that_can_not_be(fails: Call, asked: list[object], tmp_path: Path) -> None:
     out = ["-o", tmp_path / "out.h5"]
-    told = r"Invalid value for '--device': a device is auto, cpu, cuda or cuda:N\. Got 'tpu:x' instead\."
+    told = r"Invalid value for '--device': a device is auto, cpu, mps, cuda or cuda:N\. Got 'tpu:x' instead\."
     fails(*asked, *out, "--device", "cpu,tpu:x", match=told, status=2)
     fails(
         *asked, *out, "--device", "cuda:98,cuda:99", match="device 'cuda:98' is not there: this machine shows"
