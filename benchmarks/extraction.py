@@ -43,7 +43,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.machine import processor
+from benchmarks.machine import memory, processor
 from cache import FeatureCache, Utterance
 from sslfeat.encoder import Encoder
 from sslfeat.extract import extract
@@ -372,8 +372,7 @@ def peak_memory(setting):
     """Return the most memory held since the reset, in MB: of the process, or of the GPU."""
     if setting["device"] != "cpu":
         return torch.cuda.max_memory_allocated() / 1e6
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+    return memory("VmHWM")
 
 
 def work(name, setting, connection):

@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.machine import processor
+from benchmarks.machine import memory, processor
 from cache import FeatureCache, FeatureSpec, Utterance
 from sslfeat.extract import extract, software_versions
 from sslfeat.parts import Parts
@@ -122,17 +122,10 @@ def verify(folder, utterances):
 STAGES = (plan, write, merge, resume, read_back, verify)
 
 
-def memory(field):
-    """Return the process's VmRSS or VmHWM in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
-
-
 def measured(stage, folder, rows, queue):
     empty = memory("VmRSS")
     utterances = list_utterances(rows)
     before = memory("VmRSS")
-    # Not getrusage: there a new process begins with the peak of the one that started it.
     Path("/proc/self/clear_refs").write_text("5")
     begin, used = time.perf_counter(), time.process_time()
     stage(folder, utterances)

@@ -191,15 +191,20 @@ def _objects(
     """Yield the values of JSON objects; what is first found in a later one is added to ``taken``."""
     keys: dict[str, object] = {}
     places: list[tuple[int, str]] = []
+    blank = [""] * len(COLUMNS)
     for number, row in rows:
         if not keys.keys() >= row.keys():
             keys |= row
             taken |= columns_of(source, list(dict.fromkeys(taken.values()) | keys), taken)
             places = [(place, taken[field]) for place, field in enumerate(COLUMNS) if field in taken]
-        values = [""] * len(COLUMNS)
+        values = blank.copy()
         for place, column in places:
-            value = row.get(column, "")
-            values[place] = value if type(value) is str else _text(value)
+            if column in row:
+                value = row[column]
+                # Python spells a number as JSON does, and sooner.
+                values[place] = (
+                    value if type(value) is str else repr(value) if type(value) is float else _text(value)
+                )
         yield number, values
     if absent := [column for column in columns.values() if column not in keys]:
         raise _no_column(source, absent[0], list(keys))
@@ -240,17 +245,20 @@ def _csv_rows(source: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _json_lines(source: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    decode = json.JSONDecoder().decode
+    decode = json.JSONDecoder().raw_decode
     try:
         with source.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
+            for number, line in enumerate(map(str.strip, file), 1):
+                if not line:
                     continue
                 try:
-                    row = decode(line)
+                    row, end = decode(line)
                 except (ValueError, RecursionError) as error:
                     msg = f"{source}: line {number}: no JSON ({error})."
                     raise ManifestError(msg) from error
+                if end < len(line):
+                    msg = f"{source}: line {number}: one JSON object was expected. Got more behind it: {line[end:][:40]!r}."
+                    raise ManifestError(msg)
                 if not isinstance(row, dict):
                     msg = f"{source}: line {number}: a JSON object was expected. Got a {type(row).__name__} instead."
                     raise ManifestError(msg)
@@ -269,10 +277,7 @@ def unreadable(source: Path, error: Exception) -> ManifestError:
 
 
 def _text(value: object) -> str:
-    if value is None:
-        return ""
-    # JSON spells numbers as Python does, and takes five times as long.
-    return repr(value) if type(value) in (int, float) else json.dumps(value)
+    return "" if value is None else json.dumps(value)
 
 
 def columns_of(source: Path, header: list[str], columns: Mapping[str, str]) -> dict[str, str]:
@@ -355,7 +360,7 @@ def _made(
             facts = known[key] = facts_of(name, *key)
         corpus, label, native_label, speaker, sex, session, split, intensity = facts
         begin, stop = 0.0, math.inf
-        if start in MISSING or end in MISSING or duration in MISSING:
+        if (start or end) and (start in MISSING or end in MISSING or duration in MISSING):
             start, end, duration = ("" if time in MISSING else time for time in (start, end, duration))
         if start or end:
             begin = seconds_of(source, number, start or "0")
@@ -383,7 +388,7 @@ def _made(
             sex=sex,
             label=label,
             native_label=native_label,
-            text=clean(text),
+            text=text and clean(text),
             session=session,
             split=split,
             intensity=intensity,

@@ -283,6 +283,7 @@ def test_unknown_labels_are_kept_and_told_with_the_nearest(write):
         ("own.csv", 'path,label\n"a.wav,sad\n', r"own\.csv: line 2: no row of a table \(unexpected end of data\)"),
         ("own.jsonl", '{"path": "a.wav"}\n{"path"', r"own\.jsonl: line 2: no JSON"),
         ("own.jsonl", '["a.wav"]\n', r"own\.jsonl: line 1: a JSON object was expected\. Got a list"),
+        ("own.jsonl", '{"path": "a.wav"} {"path": "b.wav"}\n', r"line 1: one JSON object was expected\. Got more behind it: ' \{\"path\""),
         ("own.jsonl", "[" * 100_000, r"own\.jsonl: line 1: no JSON"),
     ],
 )  # fmt: skip
