@@ -1,10 +1,11 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
 
-from sslfeat.commands import corpora, list_asked
+from sslfeat.commands import list_asked
 
 
 @pytest.fixture
@@ -34,7 +35,8 @@ def test_what_contradicts_itself_is_a_usage_error(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "nearest"), [("EmoDB", "emodb"), ("crema_d", "crema-d"), ("iemocap4", "iemocap-4")]
 )
-def test_an_unknown_corpus_is_told_with_the_nearest(name: str, nearest: str) -> None:
-    done = CliRunner().invoke(corpora, [name])
-    assert done.exit_code == 2
-    assert f"no corpus {name!r}, the nearest is {nearest!r}; known are emodb" in done.output
+def test_an_unknown_corpus_is_told_with_the_nearest(
+    fails: Callable[..., Any], name: str, nearest: str
+) -> None:
+    match = f"no corpus {name!r}, the nearest is {nearest!r}; known are emodb"
+    fails("corpora", name, match=match, status=2)
